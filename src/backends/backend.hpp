@@ -1,0 +1,121 @@
+// The one interface between the compiler and what runs: a Backend compiles a specialised graph into a Program.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ir/graph.hpp"
+
+namespace planish {
+
+/// Why an implementation refused a region. A closed vocabulary: --explain prints it, tests match it.
+enum class Refusal : uint8_t {
+    none,
+    op_not_handled,
+    dtype_not_handled,
+    layout_not_handled,
+    shape_not_handled,
+    attribute_not_handled,
+    post_op_not_handled,
+    isa_missing,
+    weights_not_constant,
+    disabled,
+};
+std::string_view to_string(Refusal refusal);
+
+/// An input or output of a program: plain row-major memory of the caller.
+struct Port {
+    std::string name;
+    DType dtype = DType::undefined;
+    Dims dims;
+};
+
+/// One launch of a program: what a profile, `inspect` and `compare` show as a row.
+struct StepInfo {
+    std::string name;                 // the region's name: its user's main layer
+    std::vector<std::string> layers;  // every user layer that runs inside it
+    std::string op;                   // "Conv+Clip", "MatMul+Add+Gelu", ...
+    std::string implementation;       // kernel grammar: operation, types, tile, ISA; "reference.X" for the fallback
+    DType dtype = DType::undefined;   // of the computation
+    int64_t flops = 0;
+    int64_t bytes = 0;                // read + written at least once
+    std::vector<std::pair<std::string, std::string>> refused;  // implementation -> reason
+};
+
+/// Lets an observer read the values of a running program as plain row-major tensors (copies).
+class ValueReader {
+  public:
+    virtual ~ValueReader() = default;
+    virtual Tensor read(const Value& value) const = 0;
+};
+
+struct StepObserver {
+    /// `region` is the graph node that step executes.
+    std::function<void(int step, const Node& region, const ValueReader&)> before, after;
+};
+
+/// Compiled for one set of input shapes. Immutable, shared by contexts; all that changes while running is in `arena`.
+class Program {
+  public:
+    virtual ~Program() = default;
+    virtual std::span<const Port> inputs() const = 0;
+    virtual std::span<const Port> outputs() const = 0;
+    virtual int64_t arena_bytes() const = 0;    // 64-byte aligned scratch that run() needs
+    virtual int64_t constant_bytes() const = 0; // packed weights that this program keeps beyond the plan's own
+    virtual std::vector<StepInfo> steps() const = 0;
+    /// Inputs and outputs in port order. No allocation unless a step is a reference fallback.
+    virtual void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                     int threads) const = 0;
+    /// As run(), with calls around every step, or with the seconds of each step.
+    virtual void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                              int threads, const StepObserver& observer) const = 0;
+    virtual void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                              int threads, std::span<double> seconds) const = 0;
+};
+
+/// A packed weight that a program made from a plan constant, so that the plan can store it in that form.
+struct PackedConstant {
+    std::string constant;  // name of the value in the core graph
+    std::string layout;    // grammar of the packing: "gemm k=768 n=3072 nr=32 transposed=0"
+    Tensor data;           // float32[...], plain bytes in the packed order
+};
+
+/// Memory for packed weights shared by all programs of an engine (same constant + layout = packed once).
+class PackedStore {
+  public:
+    virtual ~PackedStore() = default;
+    /// The packed form, made by `pack` on first use. The key is (constant's identity, layout).
+    virtual Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
+                       const std::function<Tensor()>& pack) = 0;
+};
+std::unique_ptr<PackedStore> make_packed_store();
+
+struct CompileOptions {
+    std::string target = "cpu";                      // "cpu", "cpu:avx2", ...
+    int threads = 0;                                 // threads that run() will be given; 0: the whole pool
+    PackedStore* packed = nullptr;                   // null: the program keeps its own
+    std::map<std::string, std::string> tactics;      // region name -> implementation, replayed from a plan
+    bool only_reference = false;                     // every step by the reference interpreter
+    std::vector<std::string> disabled;               // implementation names (prefixes) that must not be used
+};
+
+class Backend {
+  public:
+    virtual ~Backend() = default;
+    virtual std::string_view name() const = 0;
+    /// `graph` is specialised: every value's shape is static. The backend forms regions, lays out, plans memory.
+    /// The program keeps what it needs of the graph.
+    virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph, const CompileOptions& options) const = 0;
+};
+
+const Backend& cpu_backend();
+
+/// True when every value of the graph has a static shape and tensor kind, so that a backend can compile it.
+bool is_static(const Graph& graph);
+
+}  // namespace planish
