@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "planish/export.hpp"
+
 namespace planish {
 
 /// Closed vocabulary of causes. `to_string` gives the name that Python, the CLI's JSON and the C ABI show.
@@ -21,10 +23,10 @@ enum class ErrorCode : uint8_t {
     internal,             ///< a broken invariant: a defect of Planish
 };
 
-std::string_view to_string(ErrorCode code);
+PLANISH_API std::string_view to_string(ErrorCode code);
 
 /// Thrown by every part of Planish. `what()` is "message (hint)".
-class Error : public std::runtime_error {
+class PLANISH_API Error : public std::runtime_error {
   public:
     Error(ErrorCode code, std::string message, std::string hint = {});
 
@@ -41,6 +43,6 @@ class Error : public std::runtime_error {
     std::string hint_;
 };
 
-[[noreturn]] void fail(ErrorCode code, std::string message, std::string hint = {});
+[[noreturn]] PLANISH_API void fail(ErrorCode code, std::string message, std::string hint = {});
 
 }  // namespace planish
