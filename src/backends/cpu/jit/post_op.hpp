@@ -1,0 +1,71 @@
+// What a generated kernel does to its results while they are still in registers.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <vector>
+
+namespace planish::cpu {
+
+/// One step of a kernel's epilogue, applied element by element to the kernel's result x, in list order.
+struct PostOp {
+    enum class Kind : uint8_t {
+        // Arithmetic, no operand.
+        relu,          ///< max(x, 0)
+        clip,          ///< min(max(x, alpha), beta)
+        leaky_relu,    ///< x >= 0 ? x : alpha * x
+        hard_sigmoid,  ///< min(max(alpha * x + beta, 0), 1)
+        hard_swish,    ///< x * min(max(x / 6 + 1/2, 0), 1)
+        scale_shift,   ///< alpha * x + beta
+        sqrt,
+        abs,
+        neg,
+        reciprocal,  ///< 1 / x
+        square,      ///< x * x
+        // Transcendental, no operand.
+        sigmoid,  ///< 1 / (1 + exp(-x))
+        silu,     ///< x * sigmoid(alpha * x); alpha = 1 is SiLU, 1.702 the quick GELU
+        tanh,
+        gelu_erf,   ///< x * (1 + erf(x / sqrt 2)) / 2
+        gelu_tanh,  ///< x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))) / 2
+        exp,
+        log,
+        erf,
+        elu,       ///< x >= 0 ? x : alpha * (exp(x) - 1)
+        softplus,  ///< log(1 + exp(x))
+        mish,      ///< x * tanh(softplus(x))
+        // One float for each output column (channel).
+        add_channel,
+        mul_channel,
+        prelu_channel,  ///< x >= 0 ? x : slope[column] * x
+        // A tensor laid out as the output, with the output's row stride.
+        add_tensor,
+        sub_tensor,   ///< x - operand
+        rsub_tensor,  ///< operand - x
+        mul_tensor,
+        div_tensor,  ///< x / operand
+        max_tensor,
+        min_tensor,
+    };
+
+    Kind kind = Kind::relu;
+    float alpha = 0;
+    float beta = 0;
+    int operand = -1;  ///< index into the list of operand pointers given at run time; -1 = none
+
+    friend bool operator==(const PostOp&, const PostOp&) = default;
+};
+
+using PostOps = std::vector<PostOp>;
+
+constexpr bool has_channel_operand(PostOp::Kind kind) {
+    return kind >= PostOp::Kind::add_channel && kind <= PostOp::Kind::prelu_channel;
+}
+constexpr bool has_tensor_operand(PostOp::Kind kind) {
+    return kind >= PostOp::Kind::add_tensor;
+}
+constexpr bool is_transcendental(PostOp::Kind kind) {
+    return kind >= PostOp::Kind::sigmoid && kind <= PostOp::Kind::mish;
+}
+
+}  // namespace planish::cpu
