@@ -1,0 +1,245 @@
+// Each worker is driven by one futex word that holds the whole hand-over protocol; a loop's state is on its caller's
+// stack.
+#include "base/thread_pool.hpp"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "base/cpu_budget.hpp"
+
+namespace planish {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(60);
+
+// idle -> claimed -> posted -> running -> done -> idle. `asleep` is idle in the kernel, `running_awaited` tells the
+// worker that the caller sleeps until it is done. A posted worker that has not started can be revoked: posted ->
+// claimed.
+enum State : uint32_t { idle, asleep, claimed, posted, running, running_awaited, done, stop };
+
+thread_local bool inside_loop = false;
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+
+void futex_wake(std::atomic<uint32_t>& word) {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+}
+
+void pause() {
+    __builtin_ia32_pause();
+}
+
+// Spins until `ready` or the spin time is over; reads the clock only now and then. True when ready.
+template <typename Ready>
+bool spin_until(const Ready& ready) {
+    for (int i = 0; i < 64; ++i) {
+        if (ready()) return true;
+        pause();
+    }
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < 32; ++i) {
+            if (ready()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+}  // namespace
+
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t) && std::atomic<uint32_t>::is_always_lock_free);
+
+// A contiguous range of tasks, drained by its owner and then by whoever has nothing else left.
+struct alignas(64) TaskRange {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+    TaskRange* following = nullptr;  // the participants form a ring, so that thieves start beside themselves
+};
+
+struct ThreadPool::Job {
+    FunctionRef<void(int64_t, int)> fn;
+    TaskRange own{};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error{};  // written by the one that sets `failed`
+
+    void run(TaskRange& start, int thread) noexcept {
+        TaskRange* range = &start;
+        do {
+            for (;;) {
+                // Reading first keeps a drained range's line shared between the thieves that look at it.
+                if (range->next.load(std::memory_order_relaxed) >= range->end) break;
+                const int64_t task = range->next.fetch_add(1, std::memory_order_relaxed);
+                if (task >= range->end || failed.load(std::memory_order_relaxed)) break;
+                try {
+                    fn(task, thread);
+                } catch (...) {
+                    if (!failed.exchange(true)) error = std::current_exception();
+                }
+            }
+            range = range->following;
+        } while (range != &start);
+    }
+};
+
+struct alignas(64) ThreadPool::Worker {
+    std::atomic<uint32_t> state{idle};
+    bool was_asleep = false;  // when it was claimed, so that posting wakes it
+    int thread = 0;
+    Job* job = nullptr;
+    Worker* next_claimed = nullptr;  // the caller's list of the workers that it holds
+    TaskRange range;
+    std::thread os_thread;
+};
+
+ThreadPool& ThreadPool::process() {
+    // Never destroyed: workers may outlive static destructors. Held by pointer, so that a forked child can drop it.
+    static constinit std::atomic<ThreadPool*> pool{nullptr};
+    static constinit std::mutex mutex;
+    if (ThreadPool* existing = pool.load(std::memory_order_acquire)) return *existing;
+    std::lock_guard lock(mutex);
+    if (ThreadPool* existing = pool.load(std::memory_order_relaxed)) return *existing;
+    static const int registered = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); },
+                                                 [] {
+                                                     // The workers do not exist in the child.
+                                                     pool.store(nullptr, std::memory_order_relaxed);
+                                                     inside_loop = false;
+                                                     mutex.unlock();
+                                                 });
+    (void)registered;
+    auto* started = new ThreadPool(cpu_budget().logical);
+    pool.store(started, std::memory_order_release);
+    return *started;
+}
+
+ThreadPool::ThreadPool(int threads) : worker_count_(std::max(threads, 1) - 1) {
+    workers_ = std::make_unique<Worker[]>(static_cast<size_t>(worker_count_));
+    int started = 0;
+    try {
+        for (; started < worker_count_; ++started)
+            workers_[started].os_thread = std::thread([worker = &workers_[started]] { work(*worker); });
+    } catch (const std::exception&) {
+        worker_count_ = started;  // the system grants no more threads: the loops run on fewer
+    }
+}
+
+ThreadPool::~ThreadPool() {
+    for (int i = 0; i < worker_count_; ++i) {
+        workers_[i].state.store(stop);
+        futex_wake(workers_[i].state);
+    }
+    for (int i = 0; i < worker_count_; ++i) workers_[i].os_thread.join();
+}
+
+void ThreadPool::work(Worker& self) {
+    pthread_setname_np(pthread_self(), "planish");
+    inside_loop = true;  // loops inside a task run inline
+    for (;;) {
+        const auto wanted = [&] {
+            const uint32_t state = self.state.load(std::memory_order_relaxed);
+            return state == posted || state == stop;
+        };
+        if (!spin_until(wanted)) {
+            uint32_t expected = idle;
+            if (self.state.compare_exchange_strong(expected, asleep))
+                while (self.state.load(std::memory_order_relaxed) == asleep) futex_wait(self.state, asleep);
+            continue;
+        }
+        uint32_t expected = posted;
+        if (!self.state.compare_exchange_strong(expected, running, std::memory_order_acquire)) {
+            if (expected == stop) return;
+            continue;
+        }
+        self.job->run(self.range, self.thread);
+        if (self.state.exchange(done, std::memory_order_acq_rel) == running_awaited) futex_wake(self.state);
+    }
+}
+
+void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(int64_t task, int thread)> fn) {
+    if (tasks <= 0) return;
+    const int wanted = static_cast<int>(std::min<int64_t>({tasks, max_threads, size()}));
+    if (wanted <= 1 || inside_loop) {
+        for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
+        return;
+    }
+
+    // Claim idle workers, the same ones each time where possible: their caches hold this caller's data.
+    Worker* held = nullptr;
+    Worker** tail = &held;
+    int threads = 1;
+    for (int i = 0; i < worker_count_ && threads < wanted; ++i) {
+        Worker& worker = workers_[i];
+        uint32_t state = worker.state.load(std::memory_order_relaxed);
+        if (state != idle && state != asleep) continue;
+        if (!worker.state.compare_exchange_strong(state, claimed, std::memory_order_acquire)) continue;
+        worker.was_asleep = state == asleep;
+        worker.thread = threads++;
+        worker.next_claimed = nullptr;
+        *tail = &worker;
+        tail = &worker.next_claimed;
+    }
+    if (threads == 1) {
+        inside_loop = true;
+        struct Leave {
+            ~Leave() { inside_loop = false; }
+        } leave;
+        for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
+        return;
+    }
+
+    Job job{fn};
+    const auto deal = [&](TaskRange& range, int thread) {
+        range.next.store(tasks / threads * thread + std::min<int64_t>(thread, tasks % threads),
+                         std::memory_order_relaxed);
+        range.end = tasks / threads * (thread + 1) + std::min<int64_t>(thread + 1, tasks % threads);
+    };
+    deal(job.own, 0);
+    TaskRange* last = &job.own;
+    for (Worker* worker = held; worker; worker = worker->next_claimed) {
+        deal(worker->range, worker->thread);
+        worker->job = &job;
+        last = last->following = &worker->range;
+    }
+    last->following = &job.own;
+    // All ranges are complete before the first worker starts, since it may steal from any of them.
+    for (Worker* worker = held; worker; worker = worker->next_claimed) {
+        worker->state.store(posted, std::memory_order_release);
+        if (worker->was_asleep) futex_wake(worker->state);
+    }
+
+    inside_loop = true;
+    job.run(job.own, 0);
+    inside_loop = false;
+
+    // Every range is drained. A worker that has not even woken is not waited for.
+    for (Worker* worker = held; worker; worker = worker->next_claimed) {
+        uint32_t state = posted;
+        if (worker->state.compare_exchange_strong(state, claimed, std::memory_order_acquire)) continue;
+        const auto finished = [&] { return worker->state.load(std::memory_order_acquire) == done; };
+        if (spin_until(finished)) continue;
+        state = running;
+        worker->state.compare_exchange_strong(state, running_awaited, std::memory_order_acq_rel);
+        while (!finished()) futex_wait(worker->state, running_awaited);
+    }
+    // Only now may others claim them: until here a thief may still have been reading any worker's range.
+    while (held) {
+        Worker* worker = held;
+        held = worker->next_claimed;
+        worker->state.store(idle, std::memory_order_release);
+    }
+    if (job.error) std::rethrow_exception(job.error);
+}
+
+}  // namespace planish

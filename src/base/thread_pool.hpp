@@ -1,0 +1,49 @@
+// The one thread pool of the process: data-parallel loops, no allocation per call, idle workers sleep.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/function_ref.hpp"
+
+namespace planish {
+
+/// Worker threads shared by every engine and context of the process.
+///
+/// A loop takes only workers that are idle at that moment, and the calling thread always takes part: so any number of
+/// callers can run at once, no caller ever waits for another, and the machine is not oversubscribed. Workers spin for
+/// about 60 microseconds after their last task, to catch a network's next layer, then sleep in the kernel.
+class ThreadPool {
+  public:
+    /// The process's pool, started at the first call with cpu_budget().logical threads. After fork() the child starts
+    /// a pool of its own at its first call.
+    static ThreadPool& process();
+
+    /// `threads` counts the calling thread: a pool of 1 has no workers. Only tests need a pool of their own.
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    /// The most threads that one loop can use, the caller included.
+    int size() const { return worker_count_ + 1; }
+
+    /// Calls fn(task, thread) once for each task in [0, tasks), on at most min(max_threads, size()) threads.
+    /// `thread` < max_threads and no two concurrent calls of one loop share it, so it can pick per-thread scratch;
+    /// 0 is the caller. Each thread starts on a contiguous range of its own, so consecutive loops over equal task
+    /// counts find their data in the same core's cache; whoever is done early takes over what others have left.
+    /// Nested calls, and max_threads 1, run inline with thread 0. The first exception thrown by a task is rethrown
+    /// after all threads have left the loop; tasks not yet started are then skipped.
+    void parallel_for(int64_t tasks, int max_threads, FunctionRef<void(int64_t task, int thread)> fn);
+
+  private:
+    struct Job;
+    struct Worker;
+
+    static void work(Worker& self);
+
+    int worker_count_ = 0;
+    std::unique_ptr<Worker[]> workers_;
+};
+
+}  // namespace planish

@@ -1,0 +1,162 @@
+// The pool's promises: every task once, thread index in range, many callers, nesting, exceptions, fork, idleness.
+#include "base/thread_pool.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace planish {
+namespace {
+
+TEST(ThreadPool, RunsEveryTaskOnceWithDistinctThreadIndices) {
+    ThreadPool pool(4);
+    for (int max_threads : {1, 2, 3, 4, 9}) {
+        for (int64_t tasks : {0, 1, 2, 3, 7, 64, 1001}) {
+            std::vector<std::atomic<int>> hits(static_cast<size_t>(tasks));
+            std::vector<std::atomic<int>> inside(static_cast<size_t>(max_threads));
+            pool.parallel_for(tasks, max_threads, [&](int64_t task, int thread) {
+                ASSERT_GE(thread, 0);
+                ASSERT_LT(thread, max_threads);
+                EXPECT_EQ(inside[thread].fetch_add(1), 0);
+                hits[task].fetch_add(1);
+                inside[thread].fetch_sub(1);
+            });
+            for (auto& hit : hits) EXPECT_EQ(hit.load(), 1);
+        }
+    }
+}
+
+// Plain (non-atomic) writes by the tasks are visible to the caller afterwards; thread sanitizer checks the claim.
+TEST(ThreadPool, ResultsAreVisibleToTheCaller) {
+    ThreadPool pool(3);
+    std::vector<int64_t> out(257);
+    for (int64_t round = 0; round < 2000; ++round) {
+        pool.parallel_for(257, 3, [&](int64_t task, int) { out[task] = task + round; });
+        for (int64_t task = 0; task < 257; ++task) ASSERT_EQ(out[task], task + round);
+    }
+}
+
+TEST(ThreadPool, ManyCallersAtOnce) {
+    ThreadPool pool(3);
+    std::vector<std::thread> callers;
+    std::atomic<int64_t> total{0};
+    for (int c = 0; c < 6; ++c) {
+        callers.emplace_back([&] {
+            for (int round = 0; round < 500; ++round) {
+                std::vector<int> seen(40);
+                pool.parallel_for(40, 3, [&](int64_t task, int) { ++seen[task]; });
+                for (int count : seen) total += count;
+            }
+        });
+    }
+    for (auto& caller : callers) caller.join();
+    EXPECT_EQ(total.load(), 6 * 500 * 40);
+}
+
+TEST(ThreadPool, NestedLoopsRunInline) {
+    ThreadPool pool(4);
+    std::atomic<int> inner{0};
+    pool.parallel_for(8, 4, [&](int64_t, int) {
+        const auto self = std::this_thread::get_id();
+        pool.parallel_for(5, 4, [&](int64_t, int thread) {
+            EXPECT_EQ(thread, 0);
+            EXPECT_EQ(std::this_thread::get_id(), self);
+            ++inner;
+        });
+    });
+    EXPECT_EQ(inner.load(), 40);
+}
+
+TEST(ThreadPool, FirstExceptionReachesTheCallerAndThePoolSurvives) {
+    ThreadPool pool(4);
+    for (int round = 0; round < 50; ++round) {
+        EXPECT_THROW(pool.parallel_for(100, 4,
+                                       [&](int64_t task, int) {
+                                           if (task == round) throw std::runtime_error("task failed");
+                                       }),
+                     std::runtime_error);
+        std::atomic<int> count{0};
+        pool.parallel_for(10, 4, [&](int64_t, int) { ++count; });
+        EXPECT_EQ(count.load(), 10);
+    }
+}
+
+TEST(ThreadPool, InlineLoopStopsAtItsException) {
+    ThreadPool pool(1);
+    EXPECT_EQ(pool.size(), 1);
+    int ran = 0;
+    EXPECT_THROW(pool.parallel_for(5, 1,
+                                   [&](int64_t task, int) {
+                                       ++ran;
+                                       if (task == 2) throw std::runtime_error("stop");
+                                   }),
+                 std::runtime_error);
+    EXPECT_EQ(ran, 3);
+}
+
+// A long task on the caller's range must not keep the tasks behind it waiting.
+TEST(ThreadPool, OthersTakeOverTheRangeOfABusyThread) {
+    ThreadPool pool(2);
+    std::atomic<int> finished{0};
+    pool.parallel_for(16, 2, [&](int64_t task, int) {
+        if (task == 0) {
+            const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+            while (finished.load() < 15 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+            EXPECT_EQ(finished.load(), 15);
+        }
+        ++finished;
+    });
+}
+
+TEST(ThreadPool, WakesAfterSleeping) {
+    ThreadPool pool(3);
+    for (int round = 0; round < 20; ++round) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        std::atomic<int> count{0};
+        pool.parallel_for(30, 3, [&](int64_t, int) {
+            ++count;
+            std::this_thread::sleep_for(std::chrono::microseconds(30));
+        });
+        EXPECT_EQ(count.load(), 30);
+    }
+}
+
+TEST(ThreadPool, IdleWorkersTakeNoTime) {
+    ThreadPool pool(4);
+    pool.parallel_for(64, 4, [](int64_t, int) {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const auto cpu_seconds = [] {
+        rusage usage{};
+        getrusage(RUSAGE_SELF, &usage);
+        return double(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+               1e-6 * double(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+    };
+    const double before = cpu_seconds();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    EXPECT_LT(cpu_seconds() - before, 0.5 * 0.01);
+}
+
+#if !defined(__SANITIZE_THREAD__)  // the sanitizer does not follow threads across fork
+TEST(ThreadPool, ForkedChildGetsAPoolOfItsOwn) {
+    ThreadPool::process().parallel_for(100, 8, [](int64_t, int) {});
+    const pid_t child = fork();
+    if (child == 0) {
+        std::atomic<int> count{0};
+        ThreadPool::process().parallel_for(100, 8, [&](int64_t, int) { ++count; });
+        _exit(count.load() == 100 ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+#endif
+
+}  // namespace
+}  // namespace planish
