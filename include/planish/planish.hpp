@@ -1,0 +1,192 @@
+// Planish: trained network in, plan out, plan run. Read this file from top to bottom and you know the C++ API.
+//
+//     planish::Plan plan = planish::build("model.onnx");
+//     plan.save("model.plan");
+//
+//     planish::Engine engine = planish::load("model.plan");
+//     planish::TensorMap out = engine.run({{"input", image}});
+//
+// Everything throws planish::Error (code, message, hint) and nothing else but std::bad_alloc.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "planish/dtype.hpp"
+#include "planish/error.hpp"
+#include "planish/export.hpp"
+#include "planish/report.hpp"
+#include "planish/tensor.hpp"
+
+namespace planish {
+
+namespace plan {
+struct PlanContents;
+}
+
+/// "0.1.0"
+PLANISH_API std::string_view version();
+
+using TensorMap = std::map<std::string, Tensor>;
+
+// ---------------------------------------------------------------------------------------------------- building
+
+/// The shapes that an input will have: kernels are tuned for `opt`, any shape from `min` to `max` is accepted.
+struct ShapeRange {
+    Dims min, opt, max;
+};
+
+/// Where a build stands. `fraction` runs from 0 to 1 over the whole build.
+struct Progress {
+    std::string_view stage;   ///< "import", "optimise", "compile", "verify", "write"
+    std::string_view detail;  ///< the pass, region or file being worked on
+    double fraction = 0;
+};
+
+struct BuildOptions {
+    std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512"
+    std::string precision = "fp32";
+    std::map<std::string, ShapeRange> shapes;  ///< by input name; inputs not named keep their model's shape
+    int threads = 0;                           ///< for building and tuning; 0: as many as the process may use
+
+    bool verify = true;              ///< compare regions and outputs with the reference; over tolerance = Error
+    std::vector<TensorMap> samples;  ///< inputs to verify with; empty: random inputs at the opt shapes
+    StringPairs metadata;            ///< kept in the plan, shown by inspect
+
+    std::vector<std::string> disabled_passes;           ///< names from `planish build --list-passes`
+    std::vector<std::string> disabled_implementations;  ///< prefixes of kernel names
+    bool only_reference = false;              ///< run everything in the interpreter (a baseline to compare with)
+    std::vector<std::string> dump_after;      ///< pass names, or "all": the graph's text after them
+    std::filesystem::path dump_folder = ".";  ///< where the dumps go
+
+    std::function<bool(const Progress&)> progress;  ///< called on the building thread; false cancels (Error)
+};
+
+/// A built plan, in memory. Immutable; copies share their content.
+class PLANISH_API Plan {
+  public:
+    Plan(std::shared_ptr<const plan::PlanContents> contents, BuildReport report);
+
+    /// Writes through a temporary file and a rename: `path` holds the old file or the whole plan, nothing between.
+    void save(const std::filesystem::path& path) const;
+    std::vector<std::byte> bytes() const;
+    const BuildReport& report() const;
+    const std::shared_ptr<const plan::PlanContents>& contents() const { return contents_; }
+
+  private:
+    std::shared_ptr<const plan::PlanContents> contents_;
+    std::shared_ptr<const BuildReport> report_;
+};
+
+/// Compiles an ONNX model. External data is looked for beside the file and never outside its folder.
+/// Errors: not_found, io_error, invalid_model, unsupported, verification_failed.
+PLANISH_API Plan build(const std::filesystem::path& model, const BuildOptions& options = {});
+/// The same from the bytes of a model. `external_data_folder` empty: external data is an error.
+PLANISH_API Plan build(std::span<const std::byte> model, const BuildOptions& options = {},
+                       const std::filesystem::path& external_data_folder = {});
+
+// ---------------------------------------------------------------------------------------------------- running
+
+/// An input or output of an engine. Each dimension is a number ("224") or an expression of symbols ("N", "2*S + 1").
+struct TensorInfo {
+    std::string name;
+    DType dtype = DType::undefined;
+    std::vector<std::string> shape;
+    bool ranked = true;           ///< false: the model leaves even the rank open, `shape` is empty
+    std::string kind = "tensor";  ///< "tensor", "sequence" or "optional"
+};
+
+/// A name and memory of the caller.
+struct NamedView {
+    std::string_view name;
+    TensorView tensor;
+};
+
+struct LoadOptions {
+    std::string device = "auto";  ///< "auto", "cpu"; a device that is not there is an error, never a silent fallback
+    int threads = 0;              ///< that one run may use; 0: as many as the process may use
+    int cached_shapes = 16;  ///< programs kept, one for each set of input shapes, least recently used dropped first
+    bool only_reference = false;  ///< run in the reference interpreter
+};
+
+/// What an engine is made of. Sizes in bytes.
+struct EngineInfo {
+    std::string device;  ///< "cpu"
+    std::string target;  ///< compiled section in use ("cpu:avx512"), or how the plan was compiled without one
+    int threads = 0;
+    int64_t weight_bytes = 0;  ///< constants of the plan, shared by all contexts and, when mapped, by processes
+    int64_t packed_bytes = 0;  ///< weights repacked for this machine, shared by all contexts
+    int64_t arena_bytes = 0;   ///< scratch of one context, the largest of the programs compiled so far
+    int programs = 0;          ///< input shapes compiled so far and kept
+    std::string interpreted;   ///< why the reference interpreter runs this plan; empty: it is compiled
+    StringPairs provenance;    ///< source, options, versions, metadata
+};
+
+class Engine;
+
+/// Scratch memory for one run at a time: one for each thread. Cheap; weights are the engine's.
+class PLANISH_API Context {
+  public:
+    Context(Context&&) noexcept;
+    Context& operator=(Context&&) noexcept;
+    ~Context();
+
+    /// Runs on the caller's inputs into the caller's outputs. Outputs that are not named are not delivered.
+    /// Allocates nothing when the engine and this context have seen the input shapes before.
+    /// Errors: invalid_argument (unknown or missing name, dtype, rank, dimension; says what was expected).
+    void run(std::span<const NamedView> inputs, std::span<const NamedView> outputs);
+
+    /// Runs into memory of this context, valid until its next run: one view for each output, in engine order.
+    std::span<const TensorView> run(std::span<const NamedView> inputs);
+
+    /// Runs and returns every output in fresh memory.
+    TensorMap run(const TensorMap& inputs);
+
+    struct Impl;
+
+  private:
+    friend class Engine;
+    explicit Context(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+/// A loaded plan: immutable, safe to share between threads, cheap to copy.
+class PLANISH_API Engine {
+  public:
+    std::span<const TensorInfo> inputs() const;
+    std::span<const TensorInfo> outputs() const;
+
+    Context create_context() const;
+    /// One run in a context of its own; for many runs keep a context.
+    TensorMap run(const TensorMap& inputs) const;
+
+    /// Compiles for these input shapes (in the order of inputs()), so that the first run with them does not wait.
+    void prepare(std::span<const Dims> input_shapes) const;
+
+    EngineInfo info() const;
+    /// The program's launches for these input shapes; empty when the interpreter runs the plan.
+    std::vector<LayerRow> layers(std::span<const Dims> input_shapes) const;
+
+    struct Impl;
+    explicit Engine(std::shared_ptr<const Impl> impl);
+    const Impl& impl() const { return *impl_; }
+
+  private:
+    std::shared_ptr<const Impl> impl_;
+};
+
+/// Loads a plan. A file is mapped: its weights are not copied and are shared between processes.
+/// Errors: not_found, io_error, invalid_plan (says what the file is instead), unsupported (device).
+PLANISH_API Engine load(const std::filesystem::path& plan, const LoadOptions& options = {});
+PLANISH_API Engine load(std::span<const std::byte> plan, const LoadOptions& options = {});
+PLANISH_API Engine load(const Plan& plan, const LoadOptions& options = {});
+
+}  // namespace planish

@@ -1,0 +1,54 @@
+// What a build says about itself: the rows that BuildReport returns and that a plan keeps as provenance.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "planish/dtype.hpp"
+
+namespace planish {
+
+using StringPairs = std::vector<std::pair<std::string, std::string>>;
+
+/// One pass of the pipeline.
+struct PassRow {
+    std::string name;
+    int changes = 0;     ///< rewrites made
+    double seconds = 0;  ///< wall time; not stored in plans, whose bytes depend on the inputs only
+};
+
+/// One launch of a compiled program: where and in which precision the user's layers run.
+struct LayerRow {
+    std::string name;                 ///< the region, after its main layer
+    std::vector<std::string> layers;  ///< the user's layers inside it
+    std::string op;                   ///< "Conv+Clip", ...
+    std::string implementation;       ///< kernel, or "reference.X" for the interpreter
+    std::string placement = "cpu";    ///< device
+    DType dtype = DType::undefined;   ///< of the computation
+    int64_t flops = 0;
+    int64_t bytes = 0;    ///< read + written at least once
+    StringPairs refused;  ///< implementation -> reason, best first
+};
+
+/// One region (or output of the network) compared with the reference interpreter.
+struct VerificationRow {
+    std::string name;                 ///< region, or "output:NAME"
+    std::vector<std::string> layers;  ///< the user's layers inside it
+    std::string implementation;
+    double error = 0;      ///< largest |actual - reference|
+    double tolerance = 0;  ///< the derived bound that applied where error / tolerance was largest
+    bool passed = true;
+    std::string note;  ///< e.g. the input shapes, or why the row was not compared
+};
+
+struct BuildReport {
+    std::vector<PassRow> passes;
+    std::vector<LayerRow> layers;
+    std::vector<VerificationRow> verification;
+    std::vector<std::pair<std::string, double>> seconds;  ///< stage ("import", "optimise", "compile", ...) -> wall time
+    std::vector<std::string> warnings;                    ///< e.g. layers that run in the reference interpreter
+};
+
+}  // namespace planish

@@ -1,0 +1,50 @@
+// PlanContents: what a .plan holds, as data. The writer and the reader are two views of this file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ir/graph.hpp"
+#include "planish/report.hpp"
+
+namespace planish::plan {
+
+/// Input shapes, in the order of the graph's inputs, that the plan was built and tuned for. An input without a
+/// known shape has an empty entry only when it is a scalar: an engine compiles `opt` at load.
+struct Profile {
+    std::vector<Dims> min, opt, max;
+};
+
+/// Which implementation was chosen for a region.
+struct Tactic {
+    std::string region;
+    std::string implementation;
+};
+
+/// What was compiled for one target. No machine code: descriptors that the backend checks and expands at load.
+struct Section {
+    std::string target;           // "cpu:avx512"
+    std::vector<Tactic> tactics;  // sorted by region
+};
+
+/// Everything here is deterministic: no times, no dates, no paths of the building machine.
+struct Provenance {
+    StringPairs source;    // "format", "sha256", "bytes", "producer", "opset", ...
+    StringPairs options;   // name -> value as given
+    StringPairs versions;  // "planish", "onnx", ...
+    std::vector<PassRow> passes;
+    std::vector<LayerRow> layers;
+    std::vector<VerificationRow> verification;
+    StringPairs metadata;  // the user's
+};
+
+struct PlanContents {
+    std::unique_ptr<Graph> graph;   // the portable core
+    std::vector<Profile> profiles;  // at most one for now; empty: only the graph's own static shapes
+    std::vector<Section> sections;
+    Provenance provenance;
+};
+
+}  // namespace planish::plan
