@@ -22,6 +22,11 @@ struct PostOp {
         neg,
         reciprocal,  ///< 1 / x
         square,      ///< x * x
+        rsqrt,       ///< 1 / sqrt x
+        floor,
+        ceil,
+        round,     ///< to nearest, ties to even
+        softsign,  ///< x / (1 + |x|)
         // Transcendental, no operand.
         sigmoid,  ///< 1 / (1 + exp(-x))
         silu,     ///< x * sigmoid(alpha * x); alpha = 1 is SiLU, 1.702 the quick GELU
@@ -32,6 +37,8 @@ struct PostOp {
         log,
         erf,
         elu,       ///< x >= 0 ? x : alpha * (exp(x) - 1)
+        selu,      ///< beta * elu(x)
+        celu,      ///< x >= 0 ? x : alpha * (exp(x / alpha) - 1)
         softplus,  ///< log(1 + exp(x))
         mish,      ///< x * tanh(softplus(x))
         // One float for each output column (channel).

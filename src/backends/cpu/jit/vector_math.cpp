@@ -1,0 +1,435 @@
+// Elementwise float32 functions as AVX2 and AVX-512 instruction sequences.
+//
+// Rational and polynomial coefficients are relative minimax fits (Lawson iteration on Chebyshev points).
+// Where numerator and denominator carry a common factor other than 1, it was picked so that rounding the
+// leading coefficients to float32 costs nothing.
+#include "backends/cpu/jit/vector_math.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "planish/error.hpp"
+
+namespace planish::cpu {
+
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr uint32_t kSignBit = 0x80000000u;
+
+// Comparison predicates of vcmpps (ordered, quiet ones unless named otherwise).
+constexpr int kLess = 0x11;
+constexpr int kEqual = 0x00;
+constexpr int kGreater = 0x1e;
+constexpr int kNotLess = 0x15;  // true for NaN
+
+// Immediate of vroundps / vrndscaleps: low bits choose the direction, 8 keeps the inexact flag quiet.
+constexpr int kNearest = 8 + 0, kFloor = 8 + 1, kCeil = 8 + 2;
+
+constexpr float kLog2E = 1.44269504f;
+// ln 2 = kLn2High + kLn2Low; the high part has 15 significant bits, so n * kLn2High is exact for |n| < 512.
+constexpr float kLn2High = 0.693145751953125f;
+constexpr float kLn2Low = 1.42860682e-6f;
+
+// exp(r) = 1 + r + r^2 * q(r) on |r| <= ln2 / 2; fit error 0.1 * 2^-24.
+constexpr std::array kExpTail = {0.49999997f, 0.1666652f, 0.04166694f, 0.008368886f, 0.0013904738f};
+
+// log(1 + f) = f - f^2/2 + f^3 * q(f) on [sqrt(1/2) - 1, sqrt(2) - 1]; fit error 0.04 * 2^-24.
+constexpr std::array kLogTail = {0.33333313f,  -0.25000021f, 0.2000206f,    -0.1666737f, 0.14220132f,
+                                 -0.12416355f, 0.11894924f,  -0.116169795f, 0.066619352f};
+
+// tanh(x) = x * P(x^2) / Q(x^2) on |x| <= kTanhBound, beyond which the float result is +-1; fit error 0.02 * 2^-24.
+constexpr float kTanhBound = 9.02f;
+constexpr std::array kTanhP = {1.07966006f,    0.147696584f,   0.00417647976f,
+                               3.02385488e-5f, 3.30214576e-8f, -1.31756134e-11f};
+constexpr std::array kTanhQ = {1.07966006f, 0.507583261f, 0.0294162463f, 4.25238395e-4f, 1.38991925e-6f};
+
+// erf(x) = x * P(x^2) / Q(x^2) on |x| <= kErfBound, beyond which the float result is +-1; fit error 0.33 * 2^-24.
+constexpr float kErfBound = 3.93f;
+constexpr std::array kErfP = {1.45004034f, 0.245169207f, 0.06783887f, 0.00485702045f, 3.65995948e-4f, 2.62405433e-6f};
+constexpr std::array kErfQ = {1.28506482f, 0.645629704f, 0.146828145f, 0.0192726366f, 0.00149736635f, 4.88375081e-5f};
+
+// erf(x / sqrt 2), the same fit in x^2 / 2.
+constexpr float kErfHalfBound = 5.5296f;
+constexpr std::array kErfHalfP = {1.53821647f,    0.130038902f,   0.0179910287f,
+                                  6.44046639e-4f, 2.42657479e-5f, 8.69881731e-8f};
+constexpr std::array kErfHalfQ = {1.92786849f,    0.484290421f,   0.0550683029f,
+                                  0.00361412787f, 1.40397853e-4f, 2.28958038e-6f};
+
+// log(1 + e) = e * P(e) / Q(e) on [0, 1]; fit error 0.02 * 2^-24.
+constexpr std::array kLog1pP = {1.0f, 1.06621838f, 0.238157496f, 0.0034172812f};
+constexpr std::array kLog1pQ = {1.0f, 1.56621826f, 0.687936246f, 0.0752872750f};
+
+}  // namespace
+
+VectorMathEmitter::VectorMathEmitter(Xbyak::CodeGenerator& gen, Isa isa) : g_(gen), avx512_(isa >= Isa::avx512) {}
+
+Xbyak::Xmm VectorMathEmitter::reg(int index) const {
+    if (avx512_) return Xbyak::Zmm(index);
+    return Xbyak::Ymm(index);
+}
+
+int VectorMathEmitter::constant_offset(uint32_t bits) {
+    auto it = std::find(constants_.begin(), constants_.end(), bits);
+    if (it == constants_.end()) it = constants_.insert(constants_.end(), bits);
+    return static_cast<int>(it - constants_.begin()) * (avx512_ ? 4 : 32);
+}
+
+Xbyak::Address VectorMathEmitter::constant_bits(uint32_t bits) {
+    const Xbyak::RegRip address = g_.rip + table_ + constant_offset(bits);
+    return avx512_ ? g_.ptr_b[address] : g_.ptr[address];
+}
+
+Xbyak::Address VectorMathEmitter::constant(float value) {
+    return constant_bits(std::bit_cast<uint32_t>(value));
+}
+
+void VectorMathEmitter::broadcast(int dst, float value) {
+    if (std::bit_cast<uint32_t>(value) == 0) return zero(dst);
+    g_.vbroadcastss(reg(dst), g_.dword[g_.rip + table_ + constant_offset(std::bit_cast<uint32_t>(value))]);
+}
+
+void VectorMathEmitter::emit_tables() {
+    g_.align(64);
+    g_.L(table_);
+    for (uint32_t bits : constants_)
+        for (int lane = 0; lane < (avx512_ ? 1 : 8); ++lane) g_.dd(bits);
+}
+
+void VectorMathEmitter::zero(int dst) {
+    if (dst < 16)
+        g_.vxorps(Xbyak::Xmm(dst), Xbyak::Xmm(dst), Xbyak::Xmm(dst));
+    else
+        g_.vpxord(Xbyak::Zmm(dst), Xbyak::Zmm(dst), Xbyak::Zmm(dst));
+}
+
+void VectorMathEmitter::copy(int dst, int src) {
+    g_.vmovaps(reg(dst), reg(src));
+}
+
+// vminps and vmaxps return their last source when either is NaN: the bound goes first.
+void VectorMathEmitter::min_keep_nan(int v, float bound, int t) {
+    broadcast(t, bound);
+    g_.vminps(reg(v), reg(t), reg(v));
+}
+
+void VectorMathEmitter::max_keep_nan(int v, float bound, int t) {
+    broadcast(t, bound);
+    g_.vmaxps(reg(v), reg(t), reg(v));
+}
+
+void VectorMathEmitter::clamp(int v, float low, float high, int t) {
+    max_keep_nan(v, low, t);
+    min_keep_nan(v, high, t);
+}
+
+// acc := polynomial in x, coefficients from the constant term up.
+void VectorMathEmitter::horner(int acc, int x, std::span<const float> ascending) {
+    broadcast(acc, ascending.back());
+    for (size_t i = ascending.size() - 1; i-- > 0;) g_.vfmadd213ps(reg(acc), reg(x), constant(ascending[i]));
+}
+
+void VectorMathEmitter::round_to_int(int dst, int src, int mode) {
+    if (avx512_)
+        g_.vrndscaleps(reg(dst), reg(src), static_cast<uint8_t>(mode));
+    else
+        g_.vroundps(reg(dst), reg(src), static_cast<uint8_t>(mode));
+}
+
+// dst := significand * 2^exponent for integral exponents in [-250, 252]. Without vscalefps in two factors, so that the
+// one rounding into the denormals, or the overflow, is left to the last product. `exponent` is overwritten.
+void VectorMathEmitter::scale_by_power_of_two(int dst, int significand, int exponent, int t) {
+    if (avx512_) return g_.vscalefps(reg(dst), reg(significand), reg(exponent));
+    g_.vcvtps2dq(reg(exponent), reg(exponent));
+    g_.vpsrad(reg(t), reg(exponent), 1);
+    g_.vpsubd(reg(exponent), reg(exponent), reg(t));
+    for (int half : {t, exponent}) {
+        g_.vpaddd(reg(half), reg(half), constant_bits(127));
+        g_.vpslld(reg(half), reg(half), 23);
+    }
+    g_.vmulps(reg(dst), reg(significand), reg(t));
+    g_.vmulps(reg(dst), reg(dst), reg(exponent));
+}
+
+// dst := (a predicate b) ? src : dst
+void VectorMathEmitter::select(int dst, int a, const Xbyak::Operand& b, int predicate, int src, int t) {
+    if (avx512_) {
+        g_.vcmpps(g_.k7, reg(a), b, static_cast<uint8_t>(predicate));
+        g_.vmovaps(reg(dst) | g_.k7, reg(src));
+    } else {
+        g_.vcmpps(reg(t), reg(a), b, static_cast<uint8_t>(predicate));
+        g_.vblendvps(reg(dst), reg(dst), reg(src), reg(t));
+    }
+}
+
+// v := exp(+-v): x = n ln2 + r, exp(x) = 2^n exp(r). The clamp keeps n in range; exp(-104.5) is below half the least
+// denormal and exp(89) above the greatest float, so the scaling itself yields 0 and inf. Uses t0, t1, t2.
+void VectorMathEmitter::exp(int v, Temps t, Sign sign) {
+    const float s = sign == Sign::plus ? 1.0f : -1.0f;
+    const float a = s * -104.5f, b = s * 89.0f;
+    clamp(v, std::min(a, b), std::max(a, b), t.t0);
+    g_.vmulps(reg(t.t0), reg(v), constant(s * kLog2E));
+    round_to_int(t.t0, t.t0, kNearest);
+    if (sign == Sign::plus)
+        g_.vfnmadd231ps(reg(v), reg(t.t0), constant(kLn2High));
+    else
+        g_.vfnmsub231ps(reg(v), reg(t.t0), constant(kLn2High));
+    g_.vfnmadd231ps(reg(v), reg(t.t0), constant(kLn2Low));
+    horner(t.t1, v, kExpTail);
+    g_.vfmadd213ps(reg(t.t1), reg(v), constant(1.0f));
+    g_.vfmadd213ps(reg(t.t1), reg(v), constant(1.0f));
+    scale_by_power_of_two(v, t.t1, t.t0, t.t2);
+}
+
+// v := exp(min(v, 0)) - 1 without cancellation: 2^n (exp(r) - 1) + (2^n - 1). Uses t0, t1, t2.
+void VectorMathEmitter::expm1_negative(int v, Temps t) {
+    clamp(v, -25.0f, 0.0f, t.t0);
+    g_.vmulps(reg(t.t0), reg(v), constant(kLog2E));
+    round_to_int(t.t0, t.t0, kNearest);
+    g_.vfnmadd231ps(reg(v), reg(t.t0), constant(kLn2High));
+    g_.vfnmadd231ps(reg(v), reg(t.t0), constant(kLn2Low));
+    horner(t.t1, v, kExpTail);
+    g_.vmulps(reg(t.t1), reg(t.t1), reg(v));
+    g_.vfmadd213ps(reg(t.t1), reg(v), reg(v));
+    g_.vcvtps2dq(reg(t.t0), reg(t.t0));
+    g_.vpaddd(reg(t.t0), reg(t.t0), constant_bits(127));
+    g_.vpslld(reg(t.t0), reg(t.t0), 23);
+    broadcast(t.t2, 1.0f);
+    g_.vsubps(reg(v), reg(t.t0), reg(t.t2));
+    g_.vfmadd231ps(reg(v), reg(t.t1), reg(t.t0));
+}
+
+// v := log(v). x = 2^n m with m in [sqrt(1/2), sqrt 2), taken apart on the integer side; denormals are scaled up by
+// 2^23 before. Uses all temporaries.
+void VectorMathEmitter::log(int v, Temps t) {
+    constexpr float kLeastNormal = 0x1p-126f, kScale = 0x1p23f, kScaleExponent = 23.0f;
+    copy(t.t3, v);
+    if (avx512_) {
+        g_.vcmpps(g_.k7, reg(v), constant(kLeastNormal), kLess);
+        g_.vmulps(reg(v) | g_.k7, reg(v), constant(kScale));
+        g_.vbroadcastss(reg(t.t0) | g_.k7 | g_.T_z,
+                        g_.dword[g_.rip + table_ + constant_offset(std::bit_cast<uint32_t>(kScaleExponent))]);
+    } else {
+        g_.vcmpps(reg(t.t0), reg(v), constant(kLeastNormal), kLess);
+        g_.vmulps(reg(t.t1), reg(v), constant(kScale));
+        g_.vblendvps(reg(v), reg(v), reg(t.t1), reg(t.t0));
+        g_.vandps(reg(t.t0), reg(t.t0), constant(kScaleExponent));
+    }
+    constexpr uint32_t kSqrtHalfBits = 0x3f3504f3;
+    g_.vpsubd(reg(t.t1), reg(v), constant_bits(kSqrtHalfBits));
+    g_.vpsrad(reg(t.t1), reg(t.t1), 23);
+    g_.vpslld(reg(t.t2), reg(t.t1), 23);
+    g_.vpsubd(reg(v), reg(v), reg(t.t2));
+    g_.vcvtdq2ps(reg(t.t1), reg(t.t1));
+    g_.vsubps(reg(t.t1), reg(t.t1), reg(t.t0));  // n
+    g_.vaddps(reg(v), reg(v), constant(-1.0f));  // f = m - 1, exact
+    horner(t.t0, v, kLogTail);
+    g_.vmulps(reg(t.t2), reg(v), reg(v));
+    g_.vfmsub213ps(reg(t.t0), reg(v), constant(0.5f));
+    g_.vmulps(reg(t.t0), reg(t.t0), reg(t.t2));
+    g_.vfmadd231ps(reg(t.t0), reg(t.t1), constant(kLn2Low));
+    g_.vaddps(reg(v), reg(v), reg(t.t0));
+    g_.vfmadd231ps(reg(v), reg(t.t1), constant(kLn2High));
+    if (avx512_) {
+        // By class of x: NaN -> NaN, 0 -> -inf, negative -> NaN, +inf -> x, else the computed value.
+        g_.vfixupimmps(reg(v), reg(t.t3), constant_bits(0x03130422), 0);
+    } else {
+        broadcast(t.t1, kInf);
+        select(v, t.t3, reg(t.t1), kNotLess, t.t3, t.t0);
+        g_.vcmpps(reg(t.t0), reg(t.t3), constant(0.0f), kEqual);
+        g_.vblendvps(reg(v), reg(v), constant(-kInf), reg(t.t0));
+        g_.vcmpps(reg(t.t0), reg(t.t3), constant(0.0f), kLess);
+        g_.vorps(reg(v), reg(v), reg(t.t0));  // all ones is a NaN
+    }
+}
+
+// v := v * P(u) / Q(u); p and q are overwritten.
+void VectorMathEmitter::rational(int v, int u, int p, int q, std::span<const float> numerator,
+                                 std::span<const float> denominator) {
+    horner(p, u, numerator);
+    horner(q, u, denominator);
+    g_.vmulps(reg(v), reg(v), reg(p));
+    g_.vdivps(reg(v), reg(v), reg(q));
+}
+
+void VectorMathEmitter::tanh(int v, Temps t) {
+    clamp(v, -kTanhBound, kTanhBound, t.t0);
+    g_.vmulps(reg(t.t0), reg(v), reg(v));
+    rational(v, t.t0, t.t1, t.t2, kTanhP, kTanhQ);
+    clamp(v, -1.0f, 1.0f, t.t0);
+}
+
+void VectorMathEmitter::erf(int v, Temps t) {
+    clamp(v, -kErfBound, kErfBound, t.t0);
+    g_.vmulps(reg(t.t0), reg(v), reg(v));
+    rational(v, t.t0, t.t1, t.t2, kErfP, kErfQ);
+    clamp(v, -1.0f, 1.0f, t.t0);
+}
+
+// The sum 1 + erf cancels for x << 0: the error is bounded by 2^-22 |x| there, and the result is exactly -0 below
+// -kErfHalfBound.
+void VectorMathEmitter::gelu_erf(int v, Temps t) {
+    g_.vmulps(reg(t.t3), reg(v), constant(0.5f));
+    clamp(v, -kErfHalfBound, kErfHalfBound, t.t0);
+    g_.vmulps(reg(t.t0), reg(v), reg(v));
+    rational(v, t.t0, t.t1, t.t2, kErfHalfP, kErfHalfQ);
+    g_.vfmadd213ps(reg(v), reg(t.t3), reg(t.t3));
+}
+
+// x (1 + tanh u) / 2 = x / (1 + exp(-2u)).
+void VectorMathEmitter::gelu_tanh(int v, Temps t) {
+    constexpr double kTwoSqrtTwoOverPi = 1.5957691216057308;
+    copy(t.t3, v);
+    g_.vmulps(reg(t.t0), reg(v), reg(v));
+    broadcast(t.t1, static_cast<float>(kTwoSqrtTwoOverPi * 0.044715));
+    g_.vfmadd213ps(reg(t.t0), reg(t.t1), constant(static_cast<float>(kTwoSqrtTwoOverPi)));
+    g_.vmulps(reg(v), reg(v), reg(t.t0));
+    exp(v, t, Sign::minus);
+    g_.vaddps(reg(v), reg(v), constant(1.0f));
+    g_.vdivps(reg(v), reg(t.t3), reg(v));
+}
+
+void VectorMathEmitter::sigmoid(int v, Temps t) {
+    exp(v, t, Sign::minus);
+    broadcast(t.t0, 1.0f);
+    g_.vaddps(reg(v), reg(v), reg(t.t0));
+    g_.vdivps(reg(v), reg(t.t0), reg(v));
+}
+
+void VectorMathEmitter::silu(int v, float alpha, Temps t) {
+    copy(t.t3, v);
+    if (alpha != 1.0f) g_.vmulps(reg(v), reg(v), constant(alpha));
+    exp(v, t, Sign::minus);
+    g_.vaddps(reg(v), reg(v), constant(1.0f));
+    g_.vdivps(reg(v), reg(t.t3), reg(v));
+}
+
+// log(1 + exp x) = max(x, 0) + log(1 + exp(-|x|)).
+void VectorMathEmitter::softplus(int v, Temps t) {
+    zero(t.t3);
+    g_.vmaxps(reg(t.t3), reg(t.t3), reg(v));
+    g_.vandps(reg(v), reg(v), constant_bits(~kSignBit));
+    exp(v, t, Sign::minus);
+    rational(v, v, t.t1, t.t2, kLog1pP, kLog1pQ);
+    g_.vaddps(reg(v), reg(v), reg(t.t3));
+}
+
+// tanh(log(1 + e)) = s / (s + 2) with s = e (e + 2), e = exp x; 1 in float from x = 20 on.
+void VectorMathEmitter::mish(int v, Temps t) {
+    copy(t.t3, v);
+    min_keep_nan(v, 20.0f, t.t0);
+    exp(v, t, Sign::plus);
+    g_.vaddps(reg(t.t0), reg(v), constant(2.0f));
+    g_.vmulps(reg(v), reg(v), reg(t.t0));
+    g_.vaddps(reg(t.t0), reg(v), constant(2.0f));
+    g_.vdivps(reg(v), reg(v), reg(t.t0));
+    g_.vmulps(reg(v), reg(v), reg(t.t3));
+}
+
+// output_scale * (x > 0 ? x : alpha * (exp(input_scale * x) - 1))
+void VectorMathEmitter::elu(int v, float alpha, float input_scale, float output_scale, Temps t) {
+    copy(t.t3, v);
+    if (input_scale != 1.0f) g_.vmulps(reg(v), reg(v), constant(input_scale));
+    expm1_negative(v, t);
+    if (alpha != 1.0f) g_.vmulps(reg(v), reg(v), constant(alpha));
+    select(v, t.t3, constant(0.0f), kGreater, t.t3, t.t0);
+    if (output_scale != 1.0f) g_.vmulps(reg(v), reg(v), constant(output_scale));
+}
+
+void VectorMathEmitter::apply(const PostOp& op, int v, std::span<const int> temps) {
+    if (temps.size() < kTemps)
+        fail(ErrorCode::internal, "vector math: " + std::to_string(kTemps) + " temporaries needed");
+    const Temps t{temps[0], temps[1], temps[2], temps[3]};
+    using Kind = PostOp::Kind;
+    switch (op.kind) {
+        case Kind::relu:
+            return max_keep_nan(v, 0.0f, t.t0);
+        case Kind::clip:
+            return clamp(v, op.alpha, op.beta, t.t0);
+        case Kind::leaky_relu:
+            g_.vmulps(reg(t.t0), reg(v), constant(op.alpha));
+            return select(v, v, constant(0.0f), kLess, t.t0, t.t1);
+        case Kind::hard_sigmoid:
+            broadcast(t.t0, op.alpha);
+            g_.vfmadd213ps(reg(v), reg(t.t0), constant(op.beta));
+            return clamp(v, 0.0f, 1.0f, t.t0);
+        case Kind::hard_swish:
+            copy(t.t1, v);
+            broadcast(t.t0, 1.0f / 6.0f);
+            g_.vfmadd213ps(reg(v), reg(t.t0), constant(0.5f));
+            clamp(v, 0.0f, 1.0f, t.t0);
+            return g_.vmulps(reg(v), reg(v), reg(t.t1));
+        case Kind::scale_shift:
+            broadcast(t.t0, op.alpha);
+            return g_.vfmadd213ps(reg(v), reg(t.t0), constant(op.beta));
+        case Kind::sqrt:
+            return g_.vsqrtps(reg(v), reg(v));
+        case Kind::rsqrt:
+            g_.vsqrtps(reg(v), reg(v));
+            broadcast(t.t0, 1.0f);
+            return g_.vdivps(reg(v), reg(t.t0), reg(v));
+        case Kind::abs:
+            return g_.vandps(reg(v), reg(v), constant_bits(~kSignBit));
+        case Kind::neg:
+            return g_.vxorps(reg(v), reg(v), constant_bits(kSignBit));
+        case Kind::reciprocal:
+            broadcast(t.t0, 1.0f);
+            return g_.vdivps(reg(v), reg(t.t0), reg(v));
+        case Kind::square:
+            return g_.vmulps(reg(v), reg(v), reg(v));
+        case Kind::floor:
+            return round_to_int(v, v, kFloor);
+        case Kind::ceil:
+            return round_to_int(v, v, kCeil);
+        case Kind::round:
+            return round_to_int(v, v, kNearest);
+        case Kind::softsign:
+            g_.vandps(reg(t.t0), reg(v), constant_bits(~kSignBit));
+            g_.vaddps(reg(t.t0), reg(t.t0), constant(1.0f));
+            return g_.vdivps(reg(v), reg(v), reg(t.t0));
+        case Kind::sigmoid:
+            return sigmoid(v, t);
+        case Kind::silu:
+            return silu(v, op.alpha, t);
+        case Kind::tanh:
+            return tanh(v, t);
+        case Kind::gelu_erf:
+            return gelu_erf(v, t);
+        case Kind::gelu_tanh:
+            return gelu_tanh(v, t);
+        case Kind::exp:
+            return exp(v, t, Sign::plus);
+        case Kind::log:
+            return log(v, t);
+        case Kind::erf:
+            return erf(v, t);
+        case Kind::elu:
+            return elu(v, op.alpha, 1.0f, 1.0f, t);
+        case Kind::selu:
+            return elu(v, op.alpha, 1.0f, op.beta, t);
+        case Kind::celu:
+            return elu(v, op.alpha, 1.0f / op.alpha, 1.0f, t);
+        case Kind::softplus:
+            return softplus(v, t);
+        case Kind::mish:
+            return mish(v, t);
+        case Kind::add_channel:
+        case Kind::mul_channel:
+        case Kind::prelu_channel:
+        case Kind::add_tensor:
+        case Kind::sub_tensor:
+        case Kind::rsub_tensor:
+        case Kind::mul_tensor:
+        case Kind::div_tensor:
+        case Kind::max_tensor:
+        case Kind::min_tensor:
+            break;
+    }
+    fail(ErrorCode::internal, "vector math: post-op with an operand given to the unary emitter");
+}
+
+}  // namespace planish::cpu
