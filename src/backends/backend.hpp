@@ -43,7 +43,7 @@ struct StepInfo {
     std::string implementation;       // kernel grammar: operation, types, tile, ISA; "reference.X" for the fallback
     DType dtype = DType::undefined;   // of the computation
     int64_t flops = 0;
-    int64_t bytes = 0;                // read + written at least once
+    int64_t bytes = 0;                                         // read + written at least once
     std::vector<std::pair<std::string, std::string>> refused;  // implementation -> reason
 };
 
@@ -56,7 +56,7 @@ class ValueReader {
 
 struct StepObserver {
     /// `region` is the graph node that step executes.
-    std::function<void(int step, const Node& region, const ValueReader&)> before, after;
+    std::function<void(int step, const Node&region, const ValueReader&)> before, after;
 };
 
 /// Compiled for one set of input shapes. Immutable, shared by contexts; all that changes while running is in `arena`.
@@ -65,8 +65,8 @@ class Program {
     virtual ~Program() = default;
     virtual std::span<const Port> inputs() const = 0;
     virtual std::span<const Port> outputs() const = 0;
-    virtual int64_t arena_bytes() const = 0;    // 64-byte aligned scratch that run() needs
-    virtual int64_t constant_bytes() const = 0; // packed weights that this program keeps beyond the plan's own
+    virtual int64_t arena_bytes() const = 0;     // 64-byte aligned scratch that run() needs
+    virtual int64_t constant_bytes() const = 0;  // packed weights that this program keeps beyond the plan's own
     virtual std::vector<StepInfo> steps() const = 0;
     /// Inputs and outputs in port order. No allocation unless a step is a reference fallback.
     virtual void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
@@ -96,12 +96,12 @@ class PackedStore {
 std::unique_ptr<PackedStore> make_packed_store();
 
 struct CompileOptions {
-    std::string target = "cpu";                      // "cpu", "cpu:avx2", ...
-    int threads = 0;                                 // threads that run() will be given; 0: the whole pool
-    PackedStore* packed = nullptr;                   // null: the program keeps its own
-    std::map<std::string, std::string> tactics;      // region name -> implementation, replayed from a plan
-    bool only_reference = false;                     // every step by the reference interpreter
-    std::vector<std::string> disabled;               // implementation names (prefixes) that must not be used
+    std::string target = "cpu";                  // "cpu", "cpu:avx2", ...
+    int threads = 0;                             // threads that run() will be given; 0: the whole pool
+    PackedStore* packed = nullptr;               // null: the program keeps its own
+    std::map<std::string, std::string> tactics;  // region name -> implementation, replayed from a plan
+    bool only_reference = false;                 // every step by the reference interpreter
+    std::vector<std::string> disabled;           // implementation names (prefixes) that must not be used
 };
 
 class Backend {

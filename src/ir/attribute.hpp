@@ -19,7 +19,9 @@ using Attribute = std::variant<int64_t, double, std::string, std::vector<int64_t
                                std::vector<std::string>, Tensor, GraphPtr>;
 enum class AttrType : uint8_t { integer, real, text, integers, reals, texts, tensor, graph };  // = variant index
 
-inline AttrType type_of(const Attribute& a) { return static_cast<AttrType>(a.index()); }
+inline AttrType type_of(const Attribute& a) {
+    return static_cast<AttrType>(a.index());
+}
 
 using Attributes = std::map<std::string, Attribute, std::less<>>;
 

@@ -28,7 +28,7 @@ class Dim {
     static Dim min(const Dim& a, const Dim& b);
 
     bool is_constant() const { return !poly_; }
-    bool is_symbol() const;          ///< exactly one named symbol
+    bool is_symbol() const;  ///< exactly one named symbol
     bool contains_unknown() const;
     std::optional<int64_t> value() const { return poly_ ? std::nullopt : std::optional(constant_); }
 

@@ -29,7 +29,7 @@ struct Value {
     Node* producer = nullptr;  // null: graph input or constant
     int output_index = 0;      // of the producer
     std::vector<Use> uses;
-    std::shared_ptr<const Tensor> constant;  // set: an initializer
+    std::shared_ptr<const Tensor> constant;    // set: an initializer
     std::optional<std::vector<Dim>> symbolic;  // known values of a small integer tensor (shape arithmetic)
 
     bool is_constant() const { return constant != nullptr; }
@@ -41,12 +41,16 @@ struct Value {
 class Node {
   public:
     const OpDef& op() const { return *op_; }
-    bool is(std::string_view name, std::string_view domain = "") const { return op_->name == name && op_->domain == domain; }
+    bool is(std::string_view name, std::string_view domain = "") const {
+        return op_->name == name && op_->domain == domain;
+    }
     std::span<Value* const> inputs() const { return inputs_; }
     std::span<Value* const> outputs() const { return outputs_; }
     int input_count() const { return static_cast<int>(inputs_.size()); }
     Value* input(int i) const { return i < input_count() ? inputs_[static_cast<size_t>(i)] : nullptr; }
-    Value* output(int i = 0) const { return i < static_cast<int>(outputs_.size()) ? outputs_[static_cast<size_t>(i)] : nullptr; }
+    Value* output(int i = 0) const {
+        return i < static_cast<int>(outputs_.size()) ? outputs_[static_cast<size_t>(i)] : nullptr;
+    }
     Graph& graph() const { return *graph_; }
 
     std::string name;                  // the user's node name, or made from the op and its first output

@@ -23,7 +23,7 @@ enum class Kind : uint8_t { tensor, sequence, optional };
 struct Type {
     Kind kind = Kind::tensor;
     DType dtype = DType::undefined;
-    std::optional<Shape> shape;  // nullopt: not even the rank is known
+    std::optional<Shape> shape;        // nullopt: not even the rank is known
     Kind element_kind = Kind::tensor;  // of an optional: optional(sequence(tensor))
 
     friend bool operator==(const Type&, const Type&) = default;
@@ -55,7 +55,7 @@ class InferContext {
 
     void set_output(int i, Type type);
     void set_output(int i, DType dtype, std::optional<Shape> shape);
-    void set_symbolic(int i, std::vector<Dim> values);  ///< output i is a small integer tensor with these values
+    void set_symbolic(int i, std::vector<Dim> values);   ///< output i is a small integer tensor with these values
     [[noreturn]] void error(std::string message) const;  ///< invalid_model naming the node
 
     std::vector<Type> outputs;
@@ -73,16 +73,20 @@ using ReferenceFn = void (*)(RefContext&);
 
 enum class Trait : uint32_t {
     none = 0,
-    elementwise = 1,        ///< each output element depends on the broadcast input elements at the same place
+    elementwise = 1,  ///< each output element depends on the broadcast input elements at the same place
     commutative = 2,
-    data_movement = 4,      ///< moves elements, computes none
-    nondeterministic = 8,   ///< never folded or merged
-    shape_of_input = 16,    ///< reads only its input's shape (Shape, Size)
-    variadic = 32,          ///< last input may repeat
-    body_captures = 64,     ///< has subgraphs whose captured outer values are appended to the inputs
+    data_movement = 4,     ///< moves elements, computes none
+    nondeterministic = 8,  ///< never folded or merged
+    shape_of_input = 16,   ///< reads only its input's shape (Shape, Size)
+    variadic = 32,         ///< last input may repeat
+    body_captures = 64,    ///< has subgraphs whose captured outer values are appended to the inputs
 };
-constexpr Trait operator|(Trait a, Trait b) { return static_cast<Trait>(static_cast<uint32_t>(a) | static_cast<uint32_t>(b)); }
-constexpr bool has(Trait set, Trait t) { return (static_cast<uint32_t>(set) & static_cast<uint32_t>(t)) != 0; }
+constexpr Trait operator|(Trait a, Trait b) {
+    return static_cast<Trait>(static_cast<uint32_t>(a) | static_cast<uint32_t>(b));
+}
+constexpr bool has(Trait set, Trait t) {
+    return (static_cast<uint32_t>(set) & static_cast<uint32_t>(t)) != 0;
+}
 
 struct AttrDef {
     std::string name;

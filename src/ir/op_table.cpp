@@ -22,10 +22,14 @@ namespace {
 
 Attribute parse_default(AttrType type, std::string_view text) {
     switch (type) {
-        case AttrType::integer: return static_cast<int64_t>(std::stoll(std::string(text)));
-        case AttrType::real: return std::stod(std::string(text));
-        case AttrType::text: return std::string(text);
-        default: fail(ErrorCode::internal, "only scalar attributes have defaults in the op table");
+        case AttrType::integer:
+            return static_cast<int64_t>(std::stoll(std::string(text)));
+        case AttrType::real:
+            return std::stod(std::string(text));
+        case AttrType::text:
+            return std::string(text);
+        default:
+            fail(ErrorCode::internal, "only scalar attributes have defaults in the op table");
     }
 }
 
@@ -65,8 +69,8 @@ std::vector<OpDef> make_table() {
     std::vector<OpDef> table;
     auto add = [&](std::string_view domain, std::string_view name, int in_min, int in_max, int out_min, int out_max,
                    std::string_view attributes, Trait traits, InferFn infer, ReferenceFn reference) {
-        table.push_back({domain, name, in_min, in_max, out_min, out_max, parse_attributes(attributes), traits, infer,
-                         reference});
+        table.push_back(
+            {domain, name, in_min, in_max, out_min, out_max, parse_attributes(attributes), traits, infer, reference});
     };
 #define PLANISH_OP(domain, name, in_min, in_max, out_min, out_max, attributes, traits, infer_fn, reference_fn) \
     add(domain, #name, in_min, in_max, out_min, out_max, attributes, traits, infer::infer_fn, reference::reference_fn);
@@ -91,7 +95,9 @@ const AttrDef* OpDef::attribute(std::string_view attribute_name) const {
     return nullptr;
 }
 
-std::span<const OpDef> all_ops() { return table(); }
+std::span<const OpDef> all_ops() {
+    return table();
+}
 
 const OpDef* find_op(std::string_view name, std::string_view domain) {
     const auto& ops = table();

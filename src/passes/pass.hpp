@@ -11,9 +11,9 @@
 namespace planish::passes {
 
 struct Pass {
-    std::string_view name;   // kebab-case: "fold-constants"
-    std::string_view why;    // why at this place of the pipeline
-    int (*run)(Graph&);      // returns the number of changes made
+    std::string_view name;  // kebab-case: "fold-constants"
+    std::string_view why;   // why at this place of the pipeline
+    int (*run)(Graph&);     // returns the number of changes made
 };
 
 struct PassReport {
@@ -23,12 +23,12 @@ struct PassReport {
 };
 
 struct PassOptions {
-    std::vector<std::string> disabled;       // names that are skipped; unknown names are an error
-    std::vector<std::string> dump_after;     // names (or "all") whose result goes to `dump`
+    std::vector<std::string> disabled;    // names that are skipped; unknown names are an error
+    std::vector<std::string> dump_after;  // names (or "all") whose result goes to `dump`
     std::function<void(std::string_view pass, const Graph&)> dump;
-    bool check_after_each = true;            // run the IR checker after every pass
+    bool check_after_each = true;  // run the IR checker after every pass
     std::function<void(std::string_view pass, int index, int count)> progress;
-    int stop_after = -1;                     // run only the first n passes (bisection), -1: all
+    int stop_after = -1;  // run only the first n passes (bisection), -1: all
 };
 
 /// Runs `passes` in order. An error from a pass or from the checker names the pass.
@@ -47,14 +47,14 @@ int fold_constants(Graph& graph);
 int eliminate_dead_code(Graph& graph);
 int merge_common_subexpressions(Graph& graph);
 int fold_shapes(Graph& graph);
-int simplify_identities(Graph& graph);   // Identity, Dropout, no-op Reshape/Transpose/Cast/Slice/Pad/Concat, x*1, x+0
+int simplify_identities(Graph& graph);  // Identity, Dropout, no-op Reshape/Transpose/Cast/Slice/Pad/Concat, x*1, x+0
 int simplify_transposes(Graph& graph);
 int fold_batch_norm(Graph& graph);
 int recognise_softmax(Graph& graph);
 int recognise_layer_norm(Graph& graph);
 int recognise_gelu(Graph& graph);
-int recognise_activations(Graph& graph); // x*sigmoid(x) -> Swish, HardSwish, Clip from Min/Max, ...
+int recognise_activations(Graph& graph);  // x*sigmoid(x) -> Swish, HardSwish, Clip from Min/Max, ...
 int recognise_attention(Graph& graph);
-int form_regions(Graph& graph);          // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
+int form_regions(Graph& graph);  // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
 
 }  // namespace planish::passes
