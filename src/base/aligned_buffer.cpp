@@ -1,0 +1,34 @@
+// posix_memalign, and madvise for what is large enough to gain from huge pages.
+#include "base/aligned_buffer.hpp"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "planish/error.hpp"
+
+namespace planish {
+
+AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
+    constexpr size_t kHugePage = size_t{2} << 20;
+    if (size == 0) return;
+    const bool huge = size >= 2 * kHugePage;
+    const size_t alignment = huge ? kHugePage : kAlignment;
+    void* memory = nullptr;
+    const size_t rounded = (size + kAlignment - 1) / kAlignment * kAlignment;
+    if (rounded < size || posix_memalign(&memory, alignment, rounded) != 0) {
+        size_ = 0;
+        fail(ErrorCode::resource_exhausted, "cannot allocate " + std::to_string(size) + " bytes",
+             "use smaller shapes or fewer contexts, or give the process more memory");
+    }
+    if (huge) madvise(memory, rounded / kHugePage * kHugePage, MADV_HUGEPAGE);  // a hint: refusal costs nothing
+    data_ = static_cast<std::byte*>(memory);
+}
+
+AlignedBuffer::~AlignedBuffer() {
+    std::free(data_);
+}
+
+}  // namespace planish
