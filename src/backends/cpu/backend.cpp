@@ -1,0 +1,392 @@
+// The CPU backend: chooses an implementation for each region, settles layouts, plans memory, makes the Program.
+#include "backends/backend.hpp"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "backends/cpu/memory_plan.hpp"
+#include "backends/cpu/program.hpp"
+#include "base/thread_pool.hpp"
+#include "passes/inline_region.hpp"
+#include "planish/error.hpp"
+
+namespace planish {
+
+std::string_view to_string(Refusal refusal) {
+    switch (refusal) {
+        case Refusal::none:
+            return "none";
+        case Refusal::op_not_handled:
+            return "op_not_handled";
+        case Refusal::dtype_not_handled:
+            return "dtype_not_handled";
+        case Refusal::layout_not_handled:
+            return "layout_not_handled";
+        case Refusal::shape_not_handled:
+            return "shape_not_handled";
+        case Refusal::attribute_not_handled:
+            return "attribute_not_handled";
+        case Refusal::post_op_not_handled:
+            return "post_op_not_handled";
+        case Refusal::isa_missing:
+            return "isa_missing";
+        case Refusal::weights_not_constant:
+            return "weights_not_constant";
+        case Refusal::disabled:
+            return "disabled";
+    }
+    return "none";
+}
+
+bool is_static(const Graph& graph) {
+    for (const Value* value : graph.values())
+        if (value->type.kind != Kind::tensor || value->type.dtype == DType::string || !value->has_static_shape())
+            return false;
+    return true;
+}
+
+namespace {
+
+class SharedPackedStore final : public PackedStore {
+  public:
+    Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
+               const std::function<Tensor()>& pack) override {
+        const std::lock_guard lock(mutex_);
+        auto& entry = packed_[{constant->raw(), constant->size(), layout}];
+        if (!entry.packed) entry = {constant, pack()};
+        return entry.packed;
+    }
+
+  private:
+    struct Entry {
+        std::shared_ptr<const Tensor> constant;  // keeps the key's address from being reused
+        Tensor packed;
+    };
+    std::mutex mutex_;
+    std::map<std::tuple<const void*, int64_t, std::string>, Entry> packed_;
+};
+
+}  // namespace
+
+std::unique_ptr<PackedStore> make_packed_store() {
+    return std::make_unique<SharedPackedStore>();
+}
+
+namespace cpu {
+namespace {
+
+// The choice made for one node.
+struct Choice {
+    const Implementation* implementation = nullptr;
+    std::vector<std::pair<std::string, std::string>> refused;
+};
+
+class Compiler {
+  public:
+    Compiler(std::unique_ptr<Graph> graph, const CompileOptions& options) : options_(options) {
+        parts_.graph = std::move(graph);
+        environment_.isa = detect_isa();
+        if (options.target.starts_with("cpu:")) {
+            const auto wanted = parse_isa(std::string_view(options.target).substr(4));
+            if (!wanted)
+                fail(ErrorCode::invalid_argument, "unknown target '" + options.target + "'",
+                     "use cpu, cpu:avx2, cpu:avx512 or cpu:avx512_vnni");
+            environment_.isa = std::min(environment_.isa, *wanted);
+        }
+        environment_.threads = options.threads > 0 ? options.threads : ThreadPool::process().size();
+        if (options.packed == nullptr) parts_.own_packed = make_packed_store();
+        environment_.packed = options.packed ? options.packed : parts_.own_packed.get();
+    }
+
+    std::unique_ptr<Program> run() {
+        choose_implementations();
+        place_interface();
+        for (Node* node : parts_.graph->node_list()) lower(*node);
+        bind_outputs();
+        const MemoryPlan plan = plan_memory(buffers_);
+        parts_.arena_bytes = plan.bytes;
+        for (size_t i = 0; i < buffers_.size(); ++i)
+            if (buffers_[i].fixed.base == Slot::Base::none)
+                buffers_[i].fixed = {Slot::Base::arena, 0, plan.offsets[i], nullptr};
+        for (size_t s = 0; s < parts_.steps.size(); ++s) {
+            Step& step = parts_.steps[s];
+            const Wires& wires = wires_[s];
+            for (const int b : wires.inputs) step.inputs.push_back(slot(b));
+            for (const int b : wires.outputs) step.outputs.push_back(slot(b));
+            if (wires.workspace >= 0) step.workspace_offset = slot(wires.workspace).offset;
+        }
+        for (const auto& [key, buffer] : located_)
+            if (key.second == home_layout_.at(key.first)) parts_.placements[key.first] = {slot(buffer), key.second};
+        return std::make_unique<CpuProgram>(std::move(parts_));
+    }
+
+  private:
+    struct Wires {
+        std::vector<int> inputs, outputs;  // buffer indices, -1: none
+        int workspace = -1;
+    };
+
+    Slot slot(int buffer) const { return buffer < 0 ? Slot{} : buffers_[static_cast<size_t>(buffer)].fixed; }
+
+    // A region that no fast implementation takes is dissolved, so that its parts get their own chance.
+    void choose_implementations() {
+        Graph& graph = *parts_.graph;
+        std::vector<Node*> work = graph.node_list();
+        for (size_t i = 0; i < work.size(); ++i) {
+            Node* node = work[i];
+            if (is_alias(*node)) continue;
+            Choice choice = choose(*node);
+            if (choice.implementation == nullptr) {
+                for (Node* part : passes::inline_region(graph, node)) work.push_back(part);
+                continue;
+            }
+            choices_[node] = std::move(choice);
+        }
+    }
+
+    Choice choose(const Node& node) const {
+        const RegionView region(node);
+        Choice choice;
+        for (const Implementation* candidate : implementations(region)) {
+            const bool reference = candidate == &families::kReference;
+            Refusal refusal = Refusal::none;
+            if (options_.only_reference && !reference) refusal = Refusal::disabled;
+            for (const std::string& prefix : options_.disabled)
+                if (!reference && candidate->name.starts_with(prefix)) refusal = Refusal::disabled;
+            if (refusal == Refusal::none) refusal = candidate->can_implement(region, environment_);
+            if (refusal == Refusal::none) {
+                choice.implementation = candidate;
+                return choice;
+            }
+            choice.refused.emplace_back(candidate->name, to_string(refusal));
+        }
+        return choice;
+    }
+
+    // ---- buffers ----
+
+    int64_t bytes_of(const Value& value) const { return byte_size(value.type.dtype, element_count(value.dims())); }
+
+    int add_buffer(int64_t bytes) {
+        buffers_.push_back({std::max<int64_t>(bytes, 1), -1, -1, {}, {}});
+        return static_cast<int>(buffers_.size()) - 1;
+    }
+
+    void place_interface() {
+        Graph& graph = *parts_.graph;
+        for (size_t i = 0; i < graph.inputs().size(); ++i) {
+            Value* value = graph.inputs()[i];
+            parts_.inputs.push_back({value->name, value->type.dtype, value->dims()});
+            const int buffer = add_buffer(bytes_of(*value));
+            buffers_.back().fixed = {Slot::Base::input, static_cast<int>(i), 0, nullptr};
+            locate(value, Layout::plain, buffer);
+        }
+        for (Value* value : graph.values()) {
+            if (!value->is_constant()) continue;
+            const int buffer = add_buffer(bytes_of(*value));
+            buffers_.back().fixed = {Slot::Base::absolute, 0, 0, static_cast<const std::byte*>(value->constant->raw())};
+            parts_.keep_alive.push_back(value->constant);
+            locate(value, Layout::plain, buffer);
+        }
+    }
+
+    void locate(const Value* value, Layout layout, int buffer) {
+        located_[{value, layout}] = buffer;
+        home_layout_.try_emplace(value, layout);
+        if (layouts_coincide(value->dims()))
+            located_[{value, layout == Layout::plain ? Layout::channels_last : Layout::plain}] = buffer;
+    }
+
+    Layout layout_of(const Value* value) const { return home_layout_.at(value); }
+
+    /// The buffer that holds `value` in `layout`, made by a reorder step (or at compile time) when there is none yet.
+    int buffer_in(const Value* value, Layout layout) {
+        if (const auto it = located_.find({value, layout}); it != located_.end()) return it->second;
+        const Layout home = layout_of(value);
+        const int from = located_.at({value, home});
+        const Dims dims = value->dims();
+        const int64_t element = byte_size(value->type.dtype, 1);
+        if (value->is_constant()) {
+            auto moved = std::make_shared<Tensor>(value->type.dtype, dims);
+            reorder(static_cast<const std::byte*>(value->constant->raw()), home, static_cast<std::byte*>(moved->raw()),
+                    layout, dims, element);
+            const int buffer = add_buffer(bytes_of(*value));
+            buffers_.back().fixed = {Slot::Base::absolute, 0, 0, static_cast<const std::byte*>(moved->raw())};
+            parts_.keep_alive.push_back(moved);
+            parts_.constant_bytes += bytes_of(*value);
+            located_[{value, layout}] = buffer;
+            return buffer;
+        }
+        const int to = add_buffer(bytes_of(*value));
+        Step step;
+        step.kernel = make_reorder_kernel(dims, element, home, layout, environment_.isa);
+        step.info.name = "reorder(" + value->name + ")";
+        step.info.op = "Reorder";
+        step.info.implementation = step.kernel->name;
+        step.info.dtype = value->type.dtype;
+        step.info.bytes = 2 * bytes_of(*value);
+        push(std::move(step), {{from}, {to}, -1});
+        located_[{value, layout}] = to;
+        return to;
+    }
+
+    void push(Step step, Wires wires) {
+        const int index = static_cast<int>(parts_.steps.size());
+        if (step.kernel->workspace > 0) {
+            wires.workspace = add_buffer(static_cast<int64_t>(step.kernel->workspace));
+            touch(wires.workspace, index);
+        }
+        for (const int b : wires.inputs) touch(b, index);
+        for (const int b : wires.outputs) touch(b, index);
+        parts_.steps.push_back(std::move(step));
+        wires_.push_back(std::move(wires));
+    }
+
+    void touch(int buffer, int step) {
+        if (buffer < 0) return;
+        BufferLife& life = buffers_[static_cast<size_t>(buffer)];
+        if (life.first < 0) life.first = step;
+        life.last = std::max(life.last, step);
+    }
+
+    // ---- lowering ----
+
+    static bool is_alias(const Node& node) {
+        if (!node.op().domain.empty()) return false;
+        for (std::string_view op : {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+            if (node.op().name == op) return true;
+        return false;
+    }
+
+    void lower(Node& node) {
+        if (is_alias(node)) {
+            // The same bytes under other dimensions: no step.
+            const Value* output = node.output();
+            Layout layout = node.is("Identity") ? layout_of(node.input(0)) : Layout::plain;
+            locate(output, layout, buffer_in(node.input(0), layout));
+            return;
+        }
+        const auto it = choices_.find(&node);
+        if (it == choices_.end()) fail(ErrorCode::internal, "node '" + node.name + "' was not given an implementation");
+        const Choice& choice = it->second;
+        const RegionView region(node);
+        std::vector<Layout> available;
+        for (const Value* input : node.inputs()) available.push_back(input ? layout_of(input) : Layout::plain);
+        const Layouts layouts = choice.implementation->layouts(region, available);
+
+        Step step;
+        step.kernel = choice.implementation->compile(region, layouts, environment_);
+        step.region = &node;
+        Wires wires;
+        for (int i = 0; i < node.input_count(); ++i) {
+            const auto& consumed = step.kernel->consumed;
+            const bool unused =
+                node.input(i) == nullptr || std::find(consumed.begin(), consumed.end(), i) != consumed.end();
+            wires.inputs.push_back(unused ? -1 : buffer_in(node.input(i), layouts.inputs[static_cast<size_t>(i)]));
+        }
+        for (size_t i = 0; i < node.outputs().size(); ++i) {
+            const Value* output = node.outputs()[i];
+            const int buffer = add_buffer(bytes_of(*output));
+            wires.outputs.push_back(buffer);
+            locate(output, layouts.outputs[i], buffer);
+        }
+        if (!wires.outputs.empty()) {
+            BufferLife& life = buffers_[static_cast<size_t>(wires.outputs[0])];
+            for (const int i : step.kernel->in_place) {
+                // Not when the same memory is also read as another input.
+                const int buffer = wires.inputs[static_cast<size_t>(i)];
+                if (buffer >= 0 && std::count(wires.inputs.begin(), wires.inputs.end(), buffer) == 1)
+                    life.may_reuse.push_back(buffer);
+            }
+        }
+        step.info = describe(region, *step.kernel, choice);
+        push(std::move(step), std::move(wires));
+    }
+
+    StepInfo describe(const RegionView& region, const Kernel& kernel, const Choice& choice) const {
+        const Node& node = region.node();
+        StepInfo info;
+        info.name = node.name;
+        info.layers = node.origins.empty() ? std::vector<std::string>{node.name} : node.origins;
+        if (region.has_body()) {
+            for (const auto& inner : region.body().nodes())
+                info.op += (info.op.empty() ? "" : "+") + std::string(inner->op().name);
+        } else {
+            info.op = std::string(node.op().name);
+        }
+        info.implementation = kernel.name;
+        info.dtype = node.outputs().empty() ? DType::undefined : node.output()->type.dtype;
+        info.flops = kernel.flops;
+        for (const Value* value : node.inputs())
+            if (value) info.bytes += bytes_of(*value);
+        for (const Value* value : node.outputs()) info.bytes += bytes_of(*value);
+        info.refused = choice.refused;
+        return info;
+    }
+
+    // Every graph output ends in the caller's memory, row-major: the producing step writes there itself where it can.
+    void bind_outputs() {
+        Graph& graph = *parts_.graph;
+        std::unordered_set<int> bound;
+        for (size_t i = 0; i < graph.outputs().size(); ++i) {
+            const Value* value = graph.outputs()[i];
+            parts_.outputs.push_back({value->name, value->type.dtype, value->dims()});
+            const Slot port{Slot::Base::output, static_cast<int>(i), 0, nullptr};
+            const int buffer = buffer_in(value, Layout::plain);
+            BufferLife& life = buffers_[static_cast<size_t>(buffer)];
+            if (life.fixed.base == Slot::Base::none && !bound.contains(buffer)) {
+                life.fixed = port;
+                bound.insert(buffer);
+                continue;
+            }
+            const int64_t bytes = bytes_of(*value);
+            const int to = add_buffer(bytes);
+            buffers_.back().fixed = port;
+            Step step;
+            step.kernel = make_reorder_kernel({bytes}, 1, Layout::plain, Layout::plain, environment_.isa);
+            step.info.name = "copy(" + value->name + ")";
+            step.info.op = "Copy";
+            step.info.implementation = step.kernel->name;
+            step.info.dtype = value->type.dtype;
+            step.info.bytes = 2 * bytes;
+            push(std::move(step), {{buffer}, {to}, -1});
+        }
+    }
+
+    struct KeyHash {
+        size_t operator()(const std::pair<const Value*, Layout>& key) const {
+            return std::hash<const void*>()(key.first) * 2 + static_cast<size_t>(key.second);
+        }
+    };
+
+    const CompileOptions& options_;
+    Environment environment_;
+    CpuProgram::Parts parts_;
+    std::unordered_map<const Node*, Choice> choices_;
+    std::vector<BufferLife> buffers_;
+    std::vector<Wires> wires_;
+    std::unordered_map<std::pair<const Value*, Layout>, int, KeyHash> located_;
+    std::unordered_map<const Value*, Layout> home_layout_;
+};
+
+class CpuBackend final : public Backend {
+  public:
+    std::string_view name() const override { return "cpu"; }
+    std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph, const CompileOptions& options) const override {
+        if (!is_static(*graph)) fail(ErrorCode::internal, "the CPU backend was given a graph that is not specialised");
+        return Compiler(std::move(graph), options).run();
+    }
+};
+
+}  // namespace
+}  // namespace cpu
+
+const Backend& cpu_backend() {
+    static const cpu::CpuBackend backend;
+    return backend;
+}
+
+}  // namespace planish

@@ -1,0 +1,139 @@
+// What a CPU implementation of an op or region is: can it, in which layouts, and the kernel it compiles to.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "backends/cpu/isa.hpp"
+#include "backends/cpu/layout.hpp"
+#include "ir/graph.hpp"
+
+namespace planish {
+class ThreadPool;
+}
+
+namespace planish::cpu {
+
+/// A node of the specialised graph as implementations look at it. For a Region, `root` is the op that names its kind
+/// (the convolution, the product) and values are those of the body; for any other node root == node.
+class RegionView {
+  public:
+    explicit RegionView(const Node& node);
+
+    const Node& node() const { return *node_; }
+    const Node& root() const { return *root_; }
+    /// The graph that holds root(): the region's body, or the node's own graph.
+    bool has_body() const { return body_ != nullptr; }
+    const Graph& body() const { return *body_; }
+
+    /// Which of node()'s inputs `value` (of the body, or an input of the node) is; -1 when it is computed inside.
+    int input_index(const Value* value) const;
+    /// The constant behind `value`, looking through the region's boundary; null when it is not one.
+    std::shared_ptr<const Tensor> constant(const Value* value) const;
+
+    const Value& input(int i) const { return *node_->input(i); }
+    const Value& output(int i = 0) const { return *node_->output(i); }
+
+  private:
+    const Node* node_;
+    const Node* root_;
+    const Graph* body_ = nullptr;
+};
+
+/// Layouts of the region's inputs and outputs, in the node's order.
+struct Layouts {
+    std::vector<Layout> inputs, outputs;
+};
+
+struct Environment {
+    Isa isa = Isa::baseline;
+    int threads = 1;  ///< that run will be given at most
+    PackedStore* packed = nullptr;
+};
+
+/// One launch: pointers in the node's order (null = omitted or consumed at compile time).
+struct Launch {
+    std::span<const std::byte* const> in;
+    std::span<std::byte* const> out;
+    std::byte* workspace = nullptr;
+    ThreadPool* pool = nullptr;
+    int threads = 1;
+
+    const float* f32(int i) const {
+        return i < 0 ? nullptr : reinterpret_cast<const float*>(in[static_cast<size_t>(i)]);
+    }
+    float* out_f32(int i = 0) const { return reinterpret_cast<float*>(out[static_cast<size_t>(i)]); }
+};
+
+/// Compiled code of one step. Immutable; run() may be called by many threads at once with different memory.
+class Kernel {
+  public:
+    virtual ~Kernel() = default;
+    virtual void run(const Launch& launch) const = 0;
+
+    std::string name;      ///< grammar: operation_types_tile_isa
+    size_t workspace = 0;  ///< bytes of scratch, 64-byte aligned
+    int64_t flops = 0;
+    std::vector<int> in_place;  ///< inputs whose memory output 0 may take over
+    std::vector<int> consumed;  ///< constant inputs that were packed: run() does not read them
+};
+
+/// A Kernel from a lambda.
+template <typename F>
+class LambdaKernel final : public Kernel {
+  public:
+    LambdaKernel(std::string kernel_name, F function) : function_(std::move(function)) {
+        name = std::move(kernel_name);
+    }
+    void run(const Launch& launch) const override { function_(launch); }
+
+  private:
+    F function_;
+};
+template <typename F>
+std::unique_ptr<Kernel> make_kernel(std::string name, F function) {
+    return std::make_unique<LambdaKernel<F>>(std::move(name), std::move(function));
+}
+
+/// A row of an op's implementation list, best first.
+struct Implementation {
+    std::string_view name;
+    Refusal (*can_implement)(const RegionView&, const Environment&);
+    /// The layouts that it works in, given those that its inputs are available in.
+    Layouts (*layouts)(const RegionView&, std::span<const Layout> available);
+    std::unique_ptr<Kernel> (*compile)(const RegionView&, const Layouts&, const Environment&);
+};
+
+/// The implementations of a region's root op, best first. The last one is the reference, which never refuses a
+/// region without a body.
+std::span<const Implementation* const> implementations(const RegionView& region);
+
+/// Every input and output plain.
+Layouts plain_layouts(const RegionView& region, std::span<const Layout> available);
+/// All inputs and outputs of the output's rank channels-last when any available input is, else plain.
+Layouts following_layouts(const RegionView& region, std::span<const Layout> available);
+
+/// Copies a value of `dims` (elements of `element` bytes) from one layout to another.
+std::unique_ptr<Kernel> make_reorder_kernel(const Dims& dims, int64_t element, Layout from, Layout to, Isa isa);
+
+bool is_f32(const Value* value);  ///< null counts as yes (an omitted input)
+
+// One list a family; table.cpp joins them by op name.
+namespace families {
+extern const Implementation kConvJit, kConvDepthwise, kConvTranspose;
+extern const Implementation kGemm, kBatchedMatMul;
+extern const Implementation kPointwise;
+extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kInstanceNorm;
+extern const Implementation kReduce, kGlobalPool, kPool, kArgMax;
+extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand, kCopy;
+extern const Implementation kResize, kAttention;
+extern const Implementation kReference;
+}  // namespace families
+
+}  // namespace planish::cpu

@@ -1,0 +1,128 @@
+// Running a lowered graph.
+#include "backends/cpu/program.hpp"
+
+#include <alloca.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "base/thread_pool.hpp"
+#include "planish/error.hpp"
+
+namespace planish::cpu {
+
+void reorder(const std::byte* from, Layout from_layout, std::byte* to, Layout to_layout, const Dims& dims,
+             int64_t bytes) {
+    const int64_t count = element_count(dims);
+    if (from_layout == to_layout || layouts_coincide(dims)) {
+        std::memcpy(to, from, static_cast<size_t>(count * bytes));
+        return;
+    }
+    const int64_t n = dims[0], c = dims[1], spatial = n * c == 0 ? 0 : count / (n * c);
+    // [rows, columns] -> [columns, rows] for each image.
+    const int64_t rows = from_layout == Layout::plain ? c : spatial,
+                  columns = from_layout == Layout::plain ? spatial : c;
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t k = 0; k < columns; ++k)
+                std::memcpy(to + ((i * columns + k) * rows + r) * bytes, from + ((i * rows + r) * columns + k) * bytes,
+                            static_cast<size_t>(bytes));
+}
+
+class CpuProgram::Memory final : public ValueReader {
+  public:
+    Memory(const CpuProgram& program, std::span<const void* const> inputs, std::span<void* const> outputs,
+           std::byte* arena)
+        : program_(program), inputs_(inputs), outputs_(outputs), arena_(arena) {}
+
+    std::byte* resolve(const Slot& slot) const {
+        switch (slot.base) {
+            case Slot::Base::none:
+                return nullptr;
+            case Slot::Base::absolute:
+                return const_cast<std::byte*>(slot.address);
+            case Slot::Base::arena:
+                return arena_ + slot.offset;
+            case Slot::Base::input:
+                return static_cast<std::byte*>(const_cast<void*>(inputs_[static_cast<size_t>(slot.index)])) +
+                       slot.offset;
+            case Slot::Base::output:
+                return static_cast<std::byte*>(outputs_[static_cast<size_t>(slot.index)]) + slot.offset;
+        }
+        return nullptr;
+    }
+
+    Tensor read(const Value& value) const override {
+        if (value.is_constant()) return *value.constant;
+        const auto it = program_.p_.placements.find(&value);
+        if (it == program_.p_.placements.end())
+            fail(ErrorCode::not_found, "value '" + value.name + "' is not kept by the compiled program");
+        Tensor result(value.type.dtype, value.dims());
+        if (result.size() > 0)
+            reorder(resolve(it->second.slot), it->second.layout, static_cast<std::byte*>(result.raw()), Layout::plain,
+                    result.dims(), byte_size(result.dtype(), 1));
+        return result;
+    }
+
+    std::byte* arena() const { return arena_; }
+
+  private:
+    const CpuProgram& program_;
+    std::span<const void* const> inputs_;
+    std::span<void* const> outputs_;
+    std::byte* arena_;
+};
+
+template <typename Around>
+void CpuProgram::execute(const Memory& memory, int threads, Around&& around) const {
+    ThreadPool& pool = ThreadPool::process();
+    size_t most = 0;
+    for (const Step& step : p_.steps) most = std::max(most, step.inputs.size() + step.outputs.size());
+    auto** pointers = static_cast<std::byte**>(alloca((most + 1) * sizeof(std::byte*)));
+    for (size_t i = 0; i < p_.steps.size(); ++i) {
+        const Step& step = p_.steps[i];
+        std::byte** next = pointers;
+        for (const Slot& slot : step.inputs) *next++ = memory.resolve(slot);
+        std::byte** outputs = next;
+        for (const Slot& slot : step.outputs) *next++ = memory.resolve(slot);
+        const Launch launch{{const_cast<const std::byte* const*>(pointers), step.inputs.size()},
+                            {outputs, step.outputs.size()},
+                            memory.arena() + step.workspace_offset,
+                            &pool,
+                            threads};
+        around(i, step, [&] { step.kernel->run(launch); });
+    }
+}
+
+std::vector<StepInfo> CpuProgram::steps() const {
+    std::vector<StepInfo> result;
+    for (const Step& step : p_.steps) result.push_back(step.info);
+    return result;
+}
+
+void CpuProgram::run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                     int threads) const {
+    execute(Memory(*this, inputs, outputs, arena), threads, [](size_t, const Step&, auto&& launch) { launch(); });
+}
+
+void CpuProgram::run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                              int threads, const StepObserver& observer) const {
+    const Memory memory(*this, inputs, outputs, arena);
+    execute(memory, threads, [&](size_t i, const Step& step, auto&& launch) {
+        if (step.region && observer.before) observer.before(static_cast<int>(i), *step.region, memory);
+        launch();
+        if (step.region && observer.after) observer.after(static_cast<int>(i), *step.region, memory);
+    });
+}
+
+void CpuProgram::run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                              int threads, std::span<double> seconds) const {
+    using Clock = std::chrono::steady_clock;
+    execute(Memory(*this, inputs, outputs, arena), threads, [&](size_t i, const Step&, auto&& launch) {
+        const auto start = Clock::now();
+        launch();
+        seconds[i] = std::chrono::duration<double>(Clock::now() - start).count();
+    });
+}
+
+}  // namespace planish::cpu

@@ -1,0 +1,74 @@
+// The CPU's Program: a list of kernel launches over one arena.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "backends/cpu/implementation.hpp"
+
+namespace planish::cpu {
+
+/// Where bytes are: a base that is known at run time plus an offset.
+struct Slot {
+    enum class Base : uint8_t { none, absolute, arena, input, output };
+    Base base = Base::none;
+    int index = 0;                       // which input or output
+    int64_t offset = 0;                  // into the base
+    const std::byte* address = nullptr;  // absolute: a constant
+};
+
+struct Step {
+    std::shared_ptr<const Kernel> kernel;
+    const Node* region = nullptr;  // null: a reorder or copy that the layout asked for
+    std::vector<Slot> inputs, outputs;
+    int64_t workspace_offset = 0;  // into the arena
+    StepInfo info;
+};
+
+/// Where a value of the graph lies after lowering.
+struct Placement {
+    Slot slot;
+    Layout layout = Layout::plain;
+};
+
+class CpuProgram final : public Program {
+  public:
+    struct Parts {
+        std::unique_ptr<Graph> graph;
+        std::vector<Step> steps;
+        std::vector<Port> inputs, outputs;
+        std::unordered_map<const Value*, Placement> placements;
+        std::vector<std::shared_ptr<const void>> keep_alive;  // tensors behind absolute slots
+        std::unique_ptr<PackedStore> own_packed;              // when the caller gave none
+        int64_t arena_bytes = 0;
+        int64_t constant_bytes = 0;
+    };
+    explicit CpuProgram(Parts parts) : p_(std::move(parts)) {}
+
+    std::span<const Port> inputs() const override { return p_.inputs; }
+    std::span<const Port> outputs() const override { return p_.outputs; }
+    int64_t arena_bytes() const override { return p_.arena_bytes; }
+    int64_t constant_bytes() const override { return p_.constant_bytes; }
+    std::vector<StepInfo> steps() const override;
+    void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+             int threads) const override;
+    void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                      int threads, const StepObserver& observer) const override;
+    void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
+                      int threads, std::span<double> seconds) const override;
+
+  private:
+    class Memory;
+    template <typename Around>
+    void execute(const Memory& memory, int threads, Around&& around) const;
+
+    Parts p_;
+};
+
+/// Copies `data` of dims `dims` from one layout to another (f32 or any element size).
+void reorder(const std::byte* from, Layout from_layout, std::byte* to, Layout to_layout, const Dims& dims,
+             int64_t bytes);
+
+}  // namespace planish::cpu

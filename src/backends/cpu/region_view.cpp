@@ -1,0 +1,66 @@
+// RegionView: roots, and values seen through the region's boundary.
+#include <algorithm>
+
+#include "backends/cpu/implementation.hpp"
+
+namespace planish::cpu {
+
+RegionView::RegionView(const Node& node) : node_(&node), root_(&node) {
+    if (!node.is("Region", "planish")) return;
+    body_ = node.subgraph("body").get();
+    // The root is the op that is more than point-wise; a purely point-wise region is rooted at its first op.
+    root_ = body_->nodes().front().get();
+    for (const auto& inner : body_->nodes()) {
+        if (has(inner->op().traits, Trait::elementwise)) continue;
+        root_ = inner.get();
+        break;
+    }
+}
+
+int RegionView::input_index(const Value* value) const {
+    if (body_ == nullptr) {
+        const auto inputs = node_->inputs();
+        const auto it = std::find(inputs.begin(), inputs.end(), value);
+        return it == inputs.end() ? -1 : static_cast<int>(it - inputs.begin());
+    }
+    const auto& inputs = body_->inputs();
+    const auto it = std::find(inputs.begin(), inputs.end(), value);
+    return it == inputs.end() ? -1 : static_cast<int>(it - inputs.begin());
+}
+
+std::shared_ptr<const Tensor> RegionView::constant(const Value* value) const {
+    if (value == nullptr) return nullptr;
+    if (value->is_constant()) return value->constant;
+    if (body_ == nullptr) return nullptr;
+    const int i = input_index(value);
+    return i >= 0 && node_->input(i) ? node_->input(i)->constant : nullptr;
+}
+
+bool is_f32(const Value* value) {
+    return value == nullptr || value->type.dtype == DType::f32;
+}
+
+Layouts plain_layouts(const RegionView& region, std::span<const Layout>) {
+    return {std::vector<Layout>(region.node().inputs().size(), Layout::plain),
+            std::vector<Layout>(region.node().outputs().size(), Layout::plain)};
+}
+
+Layouts following_layouts(const RegionView& region, std::span<const Layout> available) {
+    const Node& node = region.node();
+    const size_t rank = region.output().dims().size();
+    bool last = false;
+    for (size_t i = 0; i < available.size(); ++i) {
+        const Value* input = node.inputs()[i];
+        if (input == nullptr || input->is_constant() || layouts_coincide(input->dims())) continue;
+        last = last || (available[i] == Layout::channels_last && input->dims().size() == rank);
+    }
+    const Layout layout = last && rank >= 3 ? Layout::channels_last : Layout::plain;
+    Layouts result = plain_layouts(region, available);
+    for (size_t i = 0; i < available.size(); ++i)
+        if (node.inputs()[i] != nullptr && node.inputs()[i]->dims().size() == rank) result.inputs[i] = layout;
+    for (size_t i = 0; i < result.outputs.size(); ++i)
+        if (node.outputs()[i]->dims().size() == rank) result.outputs[i] = layout;
+    return result;
+}
+
+}  // namespace planish::cpu

@@ -1,0 +1,40 @@
+// Which implementations an op has, best first. The reference closes every list.
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "backends/cpu/implementation.hpp"
+
+namespace planish::cpu {
+namespace {
+
+using namespace families;
+
+struct Row {
+    std::string_view op;
+    std::array<const Implementation*, 4> list;  // null-terminated
+};
+
+constexpr Row kRows[] = {
+    {"Conv", {&kConvJit, &kReference}},
+    {"Gemm", {&kGemm, &kReference}},
+    {"MatMul", {&kGemm, &kBatchedMatMul, &kReference}},
+};
+
+constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
+
+}  // namespace
+
+std::span<const Implementation* const> implementations(const RegionView& region) {
+    const Node& root = region.root();
+    if (root.op().domain.empty()) {
+        for (const Row& row : kRows) {
+            if (row.op != root.op().name) continue;
+            const auto end = std::find(row.list.begin(), row.list.end(), nullptr);
+            return {row.list.data(), static_cast<size_t>(end - row.list.begin())};
+        }
+    }
+    return kOthers;
+}
+
+}  // namespace planish::cpu

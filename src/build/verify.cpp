@@ -1,0 +1,384 @@
+// Verification: tolerance by perturbation of the reference, and the comparison itself.
+#include "build/verify.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <unordered_map>
+
+#include "planish/error.hpp"
+#include "reference/interpreter.hpp"
+
+namespace planish::verification {
+namespace {
+
+constexpr double kEps = 0x1p-24;      // unit roundoff of float32
+constexpr double kLambda = 6;         // Higham and Mary: the bound fails with probability 2 exp(-lambda^2 / 2) = 3e-8
+constexpr double kPointwiseUlps = 5;  // largest error of the kernels' elementary functions, stated in vector_math.hpp
+
+// Elements summed for one output of an op, 1 when it sums nothing.
+int64_t summed(const Node& node) {
+    const std::string_view op = node.op().name;
+    auto dims = [&](int i) { return node.input(i)->dims(); };
+    auto product = [](const Dims& d, size_t first) {
+        return std::accumulate(d.begin() + static_cast<long>(std::min(first, d.size())), d.end(), int64_t{1},
+                               std::multiplies<>());
+    };
+    if (op == "Conv") return product(dims(1), 1);
+    if (op == "ConvTranspose") return dims(1)[0] * product(dims(1), 2);
+    if (op == "MatMul" || op == "Gemm") return op == "Gemm" && node.integer("transA") ? dims(0)[0] : dims(0).back();
+    if (op == "Attention") return dims(0).back() + dims(1)[dims(1).size() - 2];
+    const int64_t in = node.input(0) ? element_count(dims(0)) : 1, out = element_count(node.output()->dims());
+    if (op.starts_with("Reduce") || op.ends_with("Pool") || op.starts_with("Global"))
+        return out ? std::max<int64_t>(1, in / out) : 1;
+    if (op.ends_with("Normalization") || op == "Softmax" || op == "LogSoftmax") return dims(0).back();
+    return 1;
+}
+
+bool is_product(const Node& node) {
+    for (std::string_view op : {"Conv", "ConvTranspose", "MatMul", "Gemm"})
+        if (node.is(op)) return true;
+    return false;
+}
+
+double largest_norm(const Tensor& t, int64_t rows, int64_t columns, bool along_rows) {
+    // Rows of a [rows, columns] view, or its columns.
+    const auto x = t.data<float>();
+    double best = 0;
+    if (along_rows) {
+        for (int64_t r = 0; r < rows; ++r) {
+            double sum = 0;
+            for (int64_t c = 0; c < columns; ++c)
+                sum += double(x[static_cast<size_t>(r * columns + c)]) * x[static_cast<size_t>(r * columns + c)];
+            best = std::max(best, sum);
+        }
+    } else {
+        std::vector<double> sums(static_cast<size_t>(columns), 0);
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < columns; ++c)
+                sums[static_cast<size_t>(c)] +=
+                    double(x[static_cast<size_t>(r * columns + c)]) * x[static_cast<size_t>(r * columns + c)];
+        for (const double s : sums) best = std::max(best, s);
+    }
+    return std::sqrt(best);
+}
+
+// Cauchy-Schwarz: |sum a_i b_i| <= |a| |b| bounds the magnitude of a product's partial sums. Convolutions bound the
+// norm of a patch by that of the largest pixel column times the patch's length.
+double product_magnitude(const Node& node, const Tensor& a, const Tensor& b) {
+    if (a.size() == 0 || b.size() == 0) return 0;
+    if (node.is("Conv") || node.is("ConvTranspose")) {
+        const int64_t n = a.dims()[0], c = a.dims()[1], spatial = a.size() / (n * c);
+        double largest = 0;
+        for (int64_t i = 0; i < n; ++i)
+            largest = std::max(largest, largest_norm(Tensor(DType::f32, {c, spatial},
+                                                            a.data<float>().data() + i * c * spatial, nullptr),
+                                                     c, spatial, false));
+        const int64_t taps = b.size() / (b.dims()[0] * b.dims()[1]);
+        const double weights = largest_norm(b, b.dims()[0], b.size() / b.dims()[0], true);
+        return largest * std::sqrt(static_cast<double>(taps)) * weights;
+    }
+    const int64_t ka = a.dims().back();
+    const bool trans_a = node.is("Gemm") && node.integer("transA");
+    const bool trans_b = node.is("Gemm") && node.integer("transB");
+    const double na = largest_norm(a, a.size() / ka, ka, !trans_a);
+    if (b.rank() < 2) return na * largest_norm(b, 1, b.size(), true);
+    const int64_t columns = b.dims().back(), rows = b.dims()[b.dims().size() - 2];
+    double nb = 0;
+    for (int64_t i = 0; i < b.size() / (rows * columns); ++i)
+        nb = std::max(
+            nb, largest_norm(Tensor(DType::f32, {rows, columns}, b.data<float>().data() + i * rows * columns, nullptr),
+                             rows, columns, trans_b));
+    return na * nb * (node.is("Gemm") ? std::fabs(node.real("alpha")) : 1);
+}
+
+// Absolute rounding error bound of one op's float32 outputs beyond what its inputs carry: relative part per element and
+// absolute part for all.
+struct OwnError {
+    double relative = 0, absolute = 0;
+};
+
+OwnError own_error(const Node& node, const std::vector<const RefValue*>& inputs) {
+    if (has(node.op().traits, Trait::data_movement)) return {};
+    const double k = kLambda * std::sqrt(static_cast<double>(summed(node)));
+    if (is_product(node)) return {2 * kEps, k * kEps * product_magnitude(node, inputs[0]->tensor, inputs[1]->tensor)};
+    if (node.is("Attention")) {
+        double largest = 0;
+        if (inputs.size() > 2 && inputs[2])
+            for (const float v : inputs[2]->tensor.data<float>()) largest = std::max(largest, std::fabs(double(v)));
+        return {kPointwiseUlps * kEps, k * kEps * largest};
+    }
+    if (node.is("ReduceSum") || node.is("ReduceMean") || node.op().name.ends_with("Pool")) {
+        double largest = 0;
+        for (const float v : inputs[0]->tensor.data<float>()) largest = std::max(largest, std::fabs(double(v)));
+        return {2 * kEps, k * kEps * largest * (node.is("ReduceSum") ? static_cast<double>(summed(node)) : 1)};
+    }
+    return {(kPointwiseUlps + k) * kEps, 0};
+}
+
+enum class Sign { plus, minus, random };
+
+// Moves every element of a float32 tensor by its error bound.
+Tensor perturbed(const Tensor& t, OwnError error, Sign sign, std::mt19937& generator) {
+    if (t.dtype() != DType::f32) return t;
+    Tensor result = t.clone();
+    for (float& v : result.data<float>()) {
+        const double amount = error.relative * std::fabs(double(v)) + error.absolute;
+        double s = sign == Sign::plus ? 1 : -1;
+        if (sign == Sign::random) s = generator() & 1 ? 1 : -1;
+        // At least one representable step, else small errors would vanish in the rounding of this very addition.
+        const float moved = static_cast<float>(v + s * amount);
+        v = amount > 0 && moved == v && std::isfinite(v) ? std::nextafter(v, s > 0 ? INFINITY : -INFINITY) : moved;
+    }
+    return result;
+}
+
+using Values = std::unordered_map<const Value*, RefValue>;
+
+std::vector<const RefValue*> gather_inputs(const Node& node, const Values& values, std::vector<RefValue>& constants) {
+    std::vector<const RefValue*> inputs;
+    constants.reserve(static_cast<size_t>(node.input_count()));
+    for (const Value* input : node.inputs()) {
+        if (input == nullptr) {
+            inputs.push_back(nullptr);
+        } else if (input->is_constant()) {
+            constants.emplace_back(*input->constant);
+            inputs.push_back(&constants.back());
+        } else {
+            inputs.push_back(&values.at(input));
+        }
+    }
+    return inputs;
+}
+
+// The reference of one region on given inputs, and how far rounding may move each output.
+struct RegionReference {
+    std::vector<Tensor> outputs;
+    std::vector<std::vector<double>> spread;  // by output; empty for non-float outputs
+};
+
+RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) {
+    // A single op is looked at as a body of one node.
+    const bool has_body = region.is("Region", "planish");
+    const Graph* body = has_body ? region.subgraph("body").get() : nullptr;
+    std::vector<const Node*> nodes;
+    std::vector<const Value*> results;
+    Values exact;
+    if (has_body) {
+        for (const auto& node : body->nodes()) nodes.push_back(node.get());
+        results.assign(body->outputs().begin(), body->outputs().end());
+        for (size_t i = 0; i < inputs.size(); ++i) exact[body->inputs()[i]] = RefValue(inputs[i]);
+    } else {
+        nodes.push_back(&region);
+        results.assign(region.outputs().begin(), region.outputs().end());
+        for (size_t i = 0; i < inputs.size(); ++i)
+            if (region.inputs()[i]) exact[region.inputs()[i]] = RefValue(inputs[i]);
+    }
+    const Values given = exact;
+    std::unordered_map<const Node*, OwnError> errors;
+    auto run = [&](Values& values, const Node& node) {
+        std::vector<RefValue> constants;
+        const auto in = gather_inputs(node, values, constants);
+        if (!errors.contains(&node)) errors[&node] = own_error(node, in);
+        std::vector<RefValue> out = reference::run_node(node, in);
+        for (size_t i = 0; i < out.size(); ++i)
+            if (node.outputs()[i]) values[node.outputs()[i]] = std::move(out[i]);
+    };
+    for (const Node* node : nodes) run(exact, *node);
+
+    RegionReference result;
+    for (const Value* value : results) {
+        const Tensor& t = exact.at(value).tensor;
+        result.outputs.push_back(t);
+        result.spread.emplace_back(t.dtype() == DType::f32 ? static_cast<size_t>(t.size()) : 0, 0.0);
+    }
+    std::mt19937 generator(7);
+    for (const Sign sign : {Sign::plus, Sign::minus, Sign::random}) {
+        Values moved;
+        // Inputs of ops that are evaluated again are moved by one rounding: it shows how ill-conditioned the op is.
+        for (const auto& [value, v] : given)
+            moved[value] =
+                RefValue(perturbed(v.tensor, {2 * kEps, 0}, sign == Sign::plus ? Sign::random : sign, generator));
+        for (const Node* node : nodes) {
+            // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do.
+            if (is_product(*node) || has(node->op().traits, Trait::data_movement)) {
+                bool upstream = false;
+                for (const Value* input : node->inputs())
+                    upstream =
+                        upstream || (input && input->producer && exact.contains(input) && !given.contains(input));
+                if (!upstream) {
+                    for (const Value* output : node->outputs()) moved[output] = exact.at(output);
+                } else {
+                    run(moved, *node);
+                }
+            } else {
+                run(moved, *node);
+            }
+            for (const Value* output : node->outputs())
+                if (output && moved.contains(output))
+                    moved[output].tensor = perturbed(moved[output].tensor, errors[node], sign, generator);
+        }
+        for (size_t i = 0; i < results.size(); ++i) {
+            const Tensor &a = result.outputs[i], &b = moved.at(results[i]).tensor;
+            for (size_t e = 0; e < result.spread[i].size(); ++e) {
+                const double d = std::fabs(double(a.data<float>()[e]) - b.data<float>()[e]);
+                if (std::isfinite(d)) result.spread[i][e] = std::max(result.spread[i][e], d);
+            }
+        }
+    }
+    return result;
+}
+
+struct Comparison {
+    double error = 0, tolerance = 0, ratio = 0;
+    std::string note;
+};
+
+Comparison compare(const Tensor& actual, const Tensor& expected, const std::vector<double>& spread) {
+    Comparison result;
+    if (expected.dtype() != DType::f32) {
+        if (!identical(actual, expected)) result = {1, 0, INFINITY, "elements differ from the reference"};
+        return result;
+    }
+    // Three samples of the spread may all miss an element's worst case: the tensor's mean spread stands in for it.
+    const double mean =
+        spread.empty() ? 0 : std::accumulate(spread.begin(), spread.end(), 0.0) / static_cast<double>(spread.size());
+    const auto a = actual.data<float>(), b = expected.data<float>();
+    for (size_t i = 0; i < b.size(); ++i) {
+        if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+        const double error = std::fabs(double(a[i]) - b[i]);
+        const double tolerance = 4 * spread[i] + mean + 2 * kEps * std::fabs(double(b[i])) + 0x1p-126;
+        const double ratio = std::isfinite(error) ? error / tolerance : INFINITY;
+        if (std::isnan(a[i]) != std::isnan(b[i]) && result.note.empty())
+            result.note = "not a number where the reference is one";
+        if (ratio > result.ratio) result = {error, tolerance, ratio, result.note};
+    }
+    return result;
+}
+
+}  // namespace
+
+std::vector<VerificationRow> verify_regions(const Program& program, const std::vector<Tensor>& inputs, int threads,
+                                            std::vector<Tensor>* outputs, const std::function<void(double)>& progress) {
+    std::vector<Tensor> results;
+    std::vector<const void*> in;
+    std::vector<void*> out;
+    for (const Tensor& t : inputs) in.push_back(t.raw());
+    for (const Port& port : program.outputs()) {
+        results.emplace_back(port.dtype, port.dims);
+        out.push_back(results.back().raw());
+    }
+    const Tensor arena(DType::u8, {std::max<int64_t>(program.arena_bytes(), 1)});
+    const std::vector<StepInfo> steps = program.steps();
+
+    std::vector<VerificationRow> rows;
+    std::vector<Tensor> read;
+    StepObserver observer;
+    observer.before = [&](int, const Node& region, const ValueReader& values) {
+        read.clear();
+        for (const Value* input : region.inputs()) read.push_back(input ? values.read(*input) : Tensor());
+    };
+    observer.after = [&](int step, const Node& region, const ValueReader& values) {
+        const StepInfo& info = steps[static_cast<size_t>(step)];
+        if (progress) progress(static_cast<double>(step + 1) / static_cast<double>(steps.size()));
+        VerificationRow row{info.name, info.layers, info.implementation, 0, 0, true, {}};
+        if (info.implementation.starts_with("reference.")) {
+            row.note = "runs in the reference interpreter";
+            rows.push_back(std::move(row));
+            return;
+        }
+        const RegionReference expected = evaluate(region, read);
+        double worst = -1;
+        for (size_t i = 0; i < expected.outputs.size(); ++i) {
+            const Comparison c = compare(values.read(*region.outputs()[i]), expected.outputs[i], expected.spread[i]);
+            if (c.ratio > worst) {
+                worst = c.ratio;
+                row.error = c.error;
+                row.tolerance = c.tolerance;
+                row.note = c.note;
+            }
+            row.passed = row.passed && c.ratio <= 1;
+        }
+        rows.push_back(std::move(row));
+    };
+    program.run_observed(in, out, static_cast<std::byte*>(const_cast<void*>(arena.raw())), threads, observer);
+    if (outputs) *outputs = std::move(results);
+    return rows;
+}
+
+std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vector<Tensor>& outputs,
+                                            const std::vector<Tensor>& reference) {
+    double k = 1;
+    for (const auto& node : graph.nodes()) {
+        if (!node->is("Region", "planish")) {
+            k += std::sqrt(static_cast<double>(summed(*node)));
+            continue;
+        }
+        for (const auto& inner : node->subgraph("body")->nodes()) k += std::sqrt(static_cast<double>(summed(*inner)));
+    }
+    std::vector<VerificationRow> rows;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+        VerificationRow row{"output:" + graph.outputs()[i]->name, {}, "", 0, 0, true, {}};
+        const Tensor &a = outputs[i], &b = reference[i];
+        if (b.dtype() != DType::f32) {
+            row.passed = identical(a, b);
+            row.note = row.passed ? "" : "elements differ from the reference";
+        } else {
+            double largest = 0;
+            for (const float v : b.data<float>())
+                if (std::isfinite(v)) largest = std::max(largest, std::fabs(double(v)));
+            row.tolerance = kLambda * k * kEps * largest;
+            for (size_t e = 0; e < b.data<float>().size(); ++e) {
+                const float x = a.data<float>()[e], y = b.data<float>()[e];
+                if (x == y || (std::isnan(x) && std::isnan(y))) continue;
+                const double error = std::fabs(double(x) - y);
+                row.error = std::isfinite(error) ? std::max(row.error, error) : INFINITY;
+            }
+            row.passed = row.error <= row.tolerance;
+        }
+        rows.push_back(std::move(row));
+    }
+    return rows;
+}
+
+std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed) {
+    std::mt19937_64 generator(seed);
+    std::vector<Tensor> result;
+    for (const Value* input : graph.inputs()) {
+        Tensor t(input->type.dtype, input->dims());
+        if (is_float(t.dtype())) {
+            std::normal_distribution<double> normal;
+            for (int64_t i = 0; i < t.size(); ++i) t.set_double(i, normal(generator));
+        } else if (t.dtype() != DType::string) {
+            // An index stays inside the smallest table that it selects from, seen through shape-only ops.
+            int64_t limit = 2;
+            std::vector<const Value*> work{input};
+            bool found = false;
+            while (!work.empty()) {
+                const Value* value = work.back();
+                work.pop_back();
+                for (const Use& use : value->uses) {
+                    const Node& node = *use.node;
+                    if (node.is("Gather") && use.index == 1) {
+                        const Dims table = node.input(0)->dims();
+                        const int64_t axis = node.integer("axis");
+                        const int64_t length =
+                            table[static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(table.size()) : axis)];
+                        limit = found ? std::min(limit, length) : length;
+                        found = true;
+                    } else if (node.is("Cast") || node.is("Reshape") || node.is("Unsqueeze") || node.is("Squeeze") ||
+                               node.is("Identity")) {
+                        if (use.index == 0) work.push_back(node.output());
+                    }
+                }
+            }
+            for (int64_t i = 0; i < t.size(); ++i)
+                t.set_double(i, static_cast<double>(generator() % static_cast<uint64_t>(std::max<int64_t>(limit, 1))));
+        }
+        result.push_back(std::move(t));
+    }
+    return result;
+}
+
+}  // namespace planish::verification
