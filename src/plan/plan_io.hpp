@@ -22,8 +22,8 @@ void write(const PlanContents& contents, const std::filesystem::path& path);
 std::vector<std::byte> write_bytes(const PlanContents& contents);
 
 struct ReadOptions {
-    /// Also compare every weight blob with its checksum (about 10 GB/s). The description's checksum is always compared.
-    bool verify_blobs = false;
+    /// Compare every weight with its checksum, at about the speed of memory. The description is always compared.
+    bool verify_blobs = true;
 };
 
 /// Maps the file; constants borrow the mapping. Damaged input gives invalid_plan, never undefined behaviour: the

@@ -38,14 +38,12 @@ class GemmPlan {
     const PackLayout& b_layout() const;
 
     /// `operands[i]` is what PostOp::operand == i refers to: n floats for a channel operand, a matrix with C's row
-    /// stride for a tensor operand (which may be C itself). `packed_b` must be 64-byte aligned. No allocation.
+    /// stride for a tensor operand (which must not overlap C). `packed_b` must be 64-byte aligned. No allocation.
     void run(const float* a, const float* packed_b, float* c, std::span<const float* const> operands, ThreadPool& pool,
              int max_threads) const;
 
-    /// Rows [first_row, first_row + rows) on the calling thread. `a` and `c` point to row 0 of the whole matrices;
-    /// tensor operands likewise.
-    void run_rows(const float* a, const float* packed_b, float* c, std::span<const float* const> operands,
-                  int64_t first_row, int64_t rows) const;
+    /// The whole product on the calling thread: for callers that cut a larger product into strips themselves.
+    void run_serial(const float* a, const float* packed_b, float* c, std::span<const float* const> operands) const;
 
   private:
     struct Impl;

@@ -25,7 +25,8 @@ constexpr uint32_t kSignBit = 0x80000000u;
 constexpr int kLess = 0x11;
 constexpr int kEqual = 0x00;
 constexpr int kGreater = 0x1e;
-constexpr int kNotLess = 0x15;  // true for NaN
+constexpr int kNotLess = 0x15;   // true for NaN
+constexpr int kNotEqual = 0x04;  // true for NaN
 
 // Immediate of vroundps / vrndscaleps: low bits choose the direction, 8 keeps the inexact flag quiet.
 constexpr int kNearest = 8 + 0, kFloor = 8 + 1, kCeil = 8 + 2;
@@ -203,30 +204,35 @@ void VectorMathEmitter::expm1_negative(int v, Temps t) {
     g_.vfmadd231ps(reg(v), reg(t.t1), reg(t.t0));
 }
 
-// v := log(v). x = 2^n m with m in [sqrt(1/2), sqrt 2), taken apart on the integer side; denormals are scaled up by
-// 2^23 before. Uses all temporaries.
-void VectorMathEmitter::log(int v, Temps t) {
+// For v = 2^n m > 0 with m in [sqrt(1/2), sqrt 2): v := m - 1 (exact) and n as a float. The parts are taken on the
+// integer side; denormals are scaled up by 2^23 before. Zero, inf and NaN give finite garbage.
+void VectorMathEmitter::split_exponent(int v, int n, int t0, int t1) {
     constexpr float kLeastNormal = 0x1p-126f, kScale = 0x1p23f, kScaleExponent = 23.0f;
-    copy(t.t3, v);
     if (avx512_) {
         g_.vcmpps(g_.k7, reg(v), constant(kLeastNormal), kLess);
         g_.vmulps(reg(v) | g_.k7, reg(v), constant(kScale));
-        g_.vbroadcastss(reg(t.t0) | g_.k7 | g_.T_z,
+        g_.vbroadcastss(reg(t0) | g_.k7 | g_.T_z,
                         g_.dword[g_.rip + table_ + constant_offset(std::bit_cast<uint32_t>(kScaleExponent))]);
     } else {
-        g_.vcmpps(reg(t.t0), reg(v), constant(kLeastNormal), kLess);
-        g_.vmulps(reg(t.t1), reg(v), constant(kScale));
-        g_.vblendvps(reg(v), reg(v), reg(t.t1), reg(t.t0));
-        g_.vandps(reg(t.t0), reg(t.t0), constant(kScaleExponent));
+        g_.vcmpps(reg(t0), reg(v), constant(kLeastNormal), kLess);
+        g_.vmulps(reg(n), reg(v), constant(kScale));
+        g_.vblendvps(reg(v), reg(v), reg(n), reg(t0));
+        g_.vandps(reg(t0), reg(t0), constant(kScaleExponent));
     }
     constexpr uint32_t kSqrtHalfBits = 0x3f3504f3;
-    g_.vpsubd(reg(t.t1), reg(v), constant_bits(kSqrtHalfBits));
-    g_.vpsrad(reg(t.t1), reg(t.t1), 23);
-    g_.vpslld(reg(t.t2), reg(t.t1), 23);
-    g_.vpsubd(reg(v), reg(v), reg(t.t2));
-    g_.vcvtdq2ps(reg(t.t1), reg(t.t1));
-    g_.vsubps(reg(t.t1), reg(t.t1), reg(t.t0));  // n
-    g_.vaddps(reg(v), reg(v), constant(-1.0f));  // f = m - 1, exact
+    g_.vpsubd(reg(n), reg(v), constant_bits(kSqrtHalfBits));
+    g_.vpsrad(reg(n), reg(n), 23);
+    g_.vpslld(reg(t1), reg(n), 23);
+    g_.vpsubd(reg(v), reg(v), reg(t1));
+    g_.vcvtdq2ps(reg(n), reg(n));
+    g_.vsubps(reg(n), reg(n), reg(t0));
+    g_.vaddps(reg(v), reg(v), constant(-1.0f));
+}
+
+// v := log(v) = n ln2 + log(1 + f). Uses all temporaries.
+void VectorMathEmitter::log(int v, Temps t) {
+    copy(t.t3, v);
+    split_exponent(v, t.t1, t.t0, t.t2);
     horner(t.t0, v, kLogTail);
     g_.vmulps(reg(t.t2), reg(v), reg(v));
     g_.vfmsub213ps(reg(t.t0), reg(v), constant(0.5f));
@@ -234,17 +240,112 @@ void VectorMathEmitter::log(int v, Temps t) {
     g_.vfmadd231ps(reg(t.t0), reg(t.t1), constant(kLn2Low));
     g_.vaddps(reg(v), reg(v), reg(t.t0));
     g_.vfmadd231ps(reg(v), reg(t.t1), constant(kLn2High));
+    log_special_cases(v, t.t3, t.t0, t.t1);
+}
+
+// v := what log(x) is where x is not a positive finite number.
+void VectorMathEmitter::log_special_cases(int v, int x, int t0, int t1) {
     if (avx512_) {
         // By class of x: NaN -> NaN, 0 -> -inf, negative -> NaN, +inf -> x, else the computed value.
-        g_.vfixupimmps(reg(v), reg(t.t3), constant_bits(0x03130422), 0);
+        g_.vfixupimmps(reg(v), reg(x), constant_bits(0x03130422), 0);
     } else {
-        broadcast(t.t1, kInf);
-        select(v, t.t3, reg(t.t1), kNotLess, t.t3, t.t0);
-        g_.vcmpps(reg(t.t0), reg(t.t3), constant(0.0f), kEqual);
-        g_.vblendvps(reg(v), reg(v), constant(-kInf), reg(t.t0));
-        g_.vcmpps(reg(t.t0), reg(t.t3), constant(0.0f), kLess);
-        g_.vorps(reg(v), reg(v), reg(t.t0));  // all ones is a NaN
+        broadcast(t1, kInf);
+        select(v, x, reg(t1), kNotLess, x, t0);
+        broadcast(t1, -kInf);
+        select(v, x, constant(0.0f), kEqual, t1, t0);
+        g_.vcmpps(reg(t0), reg(x), constant(0.0f), kLess);
+        g_.vorps(reg(v), reg(v), reg(t0));  // all ones is a NaN
     }
+}
+
+// exp(y log|x|) with y log|x| as the unevaluated sum of two floats, then the sign and the special cases.
+void VectorMathEmitter::pow(int x, int y, std::span<const int> temps) {
+    if (temps.size() < kPowTemps)
+        fail(ErrorCode::internal, "vector math: pow needs " + std::to_string(kPowTemps) + " temporaries");
+    const int f = temps[0], low = temps[1], n = temps[2], h = temps[3], e = temps[4], s = temps[5];
+    auto take_abs = [&](int dst, int src) { g_.vandps(reg(dst), reg(src), constant_bits(~kSignBit)); };
+
+    // log|x| = n ln2 + f - f^2/2 + f^3 q(f). What is large is summed by exact two-sums (n ln2_high and f^2 have exact
+    // representations, each term is smaller than the sum before it); `low` gathers what the sums lose.
+    take_abs(f, x);
+    split_exponent(f, n, low, h);
+    horner(low, f, kLogTail);
+    g_.vmulps(reg(h), reg(f), reg(f));
+    copy(e, f);
+    g_.vfmsub213ps(reg(e), reg(f), reg(h));
+    g_.vmulps(reg(low), reg(low), reg(f));
+    g_.vmulps(reg(low), reg(low), reg(h));
+    g_.vfnmadd231ps(reg(low), reg(e), constant(0.5f));
+    g_.vfmadd231ps(reg(low), reg(n), constant(kLn2Low));
+    g_.vmulps(reg(n), reg(n), constant(kLn2High));
+    g_.vaddps(reg(s), reg(n), reg(f));
+    g_.vsubps(reg(e), reg(s), reg(n));
+    g_.vsubps(reg(e), reg(f), reg(e));
+    g_.vaddps(reg(low), reg(low), reg(e));
+    g_.vmulps(reg(h), reg(h), constant(0.5f));
+    g_.vsubps(reg(f), reg(s), reg(h));
+    g_.vsubps(reg(s), reg(s), reg(f));
+    g_.vsubps(reg(s), reg(s), reg(h));
+    g_.vaddps(reg(low), reg(low), reg(s));
+    g_.vaddps(reg(s), reg(f), reg(low));
+    g_.vsubps(reg(f), reg(s), reg(f));
+    g_.vsubps(reg(low), reg(low), reg(f));
+    copy(f, s);
+    take_abs(s, x);
+    log_special_cases(f, s, h, e);
+
+    // p + low = y * (f + low); far out of exp's range (and for infinite p, where it would be NaN) low is dropped.
+    const int p = n;
+    g_.vmulps(reg(p), reg(f), reg(y));
+    g_.vfmsub213ps(reg(f), reg(y), reg(p));
+    g_.vfmadd231ps(reg(f), reg(low), reg(y));
+    take_abs(e, p);
+    zero(h);
+    select(f, e, constant(200.0f), kNotLess, h, s);
+    copy(low, f);
+    clamp(p, -110.0f, 110.0f, h);
+    g_.vmulps(reg(e), reg(p), constant(kLog2E));
+    round_to_int(e, e, kNearest);
+    g_.vfnmadd231ps(reg(p), reg(e), constant(kLn2High));
+    g_.vfnmadd231ps(reg(p), reg(e), constant(kLn2Low));
+    g_.vaddps(reg(p), reg(p), reg(low));
+    horner(h, p, kExpTail);
+    g_.vfmadd213ps(reg(h), reg(p), constant(1.0f));
+    g_.vfmadd213ps(reg(h), reg(p), constant(1.0f));
+    scale_by_power_of_two(f, h, e, s);
+
+    broadcast(h, 1.0f);
+    take_abs(s, x);
+    select(f, s, reg(h), kEqual, h, e);
+    select(f, y, constant(0.0f), kEqual, h, e);
+    // Negative for x < 0 and odd y: y is an integer and y / 2 is not. NaN for finite x < 0 and y not an integer.
+    round_to_int(low, y, kNearest);
+    g_.vmulps(reg(n), reg(y), constant(0.5f));
+    round_to_int(h, n, kNearest);
+    g_.vandps(reg(s), reg(x), constant_bits(kSignBit));
+    if (avx512_) {
+        g_.vcmpps(g_.k7, reg(low), reg(y), kEqual);
+        g_.vcmpps(g_.k7 | g_.k7, reg(n), reg(h), kNotEqual);
+        g_.vxorps(reg(f) | g_.k7, reg(f), reg(s));
+        g_.vcmpps(g_.k7, reg(x), constant(0.0f), kLess);
+        g_.vcmpps(g_.k7 | g_.k7, reg(x), constant(-kInf), kGreater);
+        g_.vcmpps(g_.k7 | g_.k7, reg(low), reg(y), kNotEqual);
+        broadcast(h, std::numeric_limits<float>::quiet_NaN());
+        g_.vmovaps(reg(f) | g_.k7, reg(h));
+    } else {
+        g_.vcmpps(reg(n), reg(n), reg(h), kNotEqual);
+        g_.vcmpps(reg(h), reg(low), reg(y), kEqual);
+        g_.vandps(reg(n), reg(n), reg(h));
+        g_.vandps(reg(n), reg(n), reg(s));
+        g_.vxorps(reg(f), reg(f), reg(n));
+        g_.vcmpps(reg(n), reg(x), constant(0.0f), kLess);
+        g_.vcmpps(reg(h), reg(x), constant(-kInf), kGreater);
+        g_.vandps(reg(n), reg(n), reg(h));
+        g_.vcmpps(reg(h), reg(low), reg(y), kNotEqual);
+        g_.vandps(reg(n), reg(n), reg(h));
+        g_.vorps(reg(f), reg(f), reg(n));
+    }
+    copy(x, f);
 }
 
 // v := v * P(u) / Q(u); p and q are overwritten.

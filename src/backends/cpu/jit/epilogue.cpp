@@ -1,0 +1,199 @@
+// Post-ops over a tile: constants and channel vectors are loaded once for all rows.
+#include "backends/cpu/jit/epilogue.hpp"
+
+#include "planish/error.hpp"
+
+namespace planish::cpu {
+
+using Xbyak::Reg64;
+using Xbyak::RegExp;
+using Xbyak::Xmm;
+using Xbyak::Ymm;
+using Xbyak::Zmm;
+
+RegExp RowPointers::at(int row, int displacement) const {
+    const Reg64& base = bases[static_cast<size_t>(row / 3)];
+    const int step = row % 3;
+    return step == 0 ? base + displacement : base + stride * step + displacement;
+}
+
+void RowPointers::emit_spread(Xbyak::CodeGenerator& code, int rows, const Reg64& scratch) const {
+    if (rows <= 3) return;
+    code.lea(scratch, code.ptr[stride + stride * 2]);
+    for (int j = 1; 3 * j < rows; ++j) {
+        code.lea(bases[static_cast<size_t>(j)], code.ptr[bases[static_cast<size_t>(j - 1)] + scratch]);
+    }
+}
+
+EpilogueEmitter::EpilogueEmitter(Xbyak::CodeGenerator& code, Isa isa) : code_(code), math_(code, isa) {}
+
+void EpilogueEmitter::zero(int r) {
+    if (r < 16) {
+        code_.vxorps(Xmm(r), Xmm(r), Xmm(r));
+    } else {
+        code_.vpxord(Zmm(r), Zmm(r), Zmm(r));
+    }
+}
+
+void EpilogueEmitter::load(int dst, const RegExp& address, bool masked, const EpilogueContext& context, int mask_temp) {
+    if (!masked) {
+        code_.vmovups(reg(dst), code_.ptr[address]);
+    } else if (math_.is_avx512()) {
+        code_.vmovups(Zmm(dst) | context.tail_opmask | Xbyak::util::T_z, code_.ptr[address]);
+    } else {
+        code_.mov(context.scratch, code_.ptr[context.tail_mask]);
+        code_.vmovups(Ymm(mask_temp), code_.ptr[context.scratch]);
+        code_.vmaskmovps(Ymm(dst), Ymm(mask_temp), code_.ptr[address]);
+    }
+}
+
+void EpilogueEmitter::store(const RegExp& address, int src, bool masked, const EpilogueContext& context,
+                            int mask_temp) {
+    if (!masked) {
+        code_.vmovups(code_.ptr[address], reg(src));
+    } else if (math_.is_avx512()) {
+        code_.vmovups(code_.ptr[address] | context.tail_opmask, Zmm(src));
+    } else {
+        code_.mov(context.scratch, code_.ptr[context.tail_mask]);
+        code_.vmovups(Ymm(mask_temp), code_.ptr[context.scratch]);
+        code_.vmaskmovps(code_.ptr[address], Ymm(mask_temp), Ymm(src));
+    }
+}
+
+void EpilogueEmitter::apply(const PostOps& post_ops, const TileRegisters& tile, const EpilogueContext& context) {
+    for (const PostOp& op : post_ops) {
+        if (has_tensor_operand(op.kind)) {
+            apply_tensor(op, tile, context);
+        } else if (has_channel_operand(op.kind)) {
+            apply_channel(op, tile, context);
+        } else {
+            apply_unary(op, tile);
+        }
+    }
+}
+
+// x >= 0 ? x : slope * x. NaN keeps its sign bit, and either branch keeps it NaN.
+void EpilogueEmitter::emit_leaky(int r, const Xmm& slope, int temp) {
+    if (math_.is_avx512()) {
+        code_.vpmovd2m(Xbyak::util::k2, Zmm(r));
+        code_.vmulps(Zmm(r) | Xbyak::util::k2, Zmm(r), Zmm(slope.getIdx()));
+    } else {
+        code_.vmulps(reg(temp), reg(r), slope);
+        code_.vblendvps(Ymm(r), Ymm(r), Ymm(temp), Ymm(r));
+    }
+}
+
+// In `vmaxps dst, a, b` a NaN in either gives b: so x stands last, and NaN stays NaN.
+void EpilogueEmitter::apply_unary(const PostOp& op, const TileRegisters& tile) {
+    const int t0 = tile.count(), t1 = t0 + 1, t2 = t0 + 2;
+    switch (op.kind) {
+        case PostOp::Kind::relu:
+            zero(t0);
+            for (int r = 0; r < tile.count(); ++r) code_.vmaxps(reg(r), reg(t0), reg(r));
+            return;
+        case PostOp::Kind::clip:
+            math_.broadcast(t0, op.alpha);
+            math_.broadcast(t1, op.beta);
+            for (int r = 0; r < tile.count(); ++r) {
+                code_.vmaxps(reg(r), reg(t0), reg(r));
+                code_.vminps(reg(r), reg(t1), reg(r));
+            }
+            return;
+        case PostOp::Kind::leaky_relu:
+            math_.broadcast(t0, op.alpha);
+            for (int r = 0; r < tile.count(); ++r) emit_leaky(r, reg(t0), t1);
+            return;
+        case PostOp::Kind::scale_shift:
+            math_.broadcast(t0, op.alpha);
+            math_.broadcast(t1, op.beta);
+            for (int r = 0; r < tile.count(); ++r) code_.vfmadd213ps(reg(r), reg(t0), reg(t1));
+            return;
+        case PostOp::Kind::hard_swish:
+            zero(t1);
+            for (int r = 0; r < tile.count(); ++r) {
+                math_.broadcast(t0, 1.0F / 6.0F);
+                math_.broadcast(t2, 0.5F);
+                code_.vfmadd213ps(reg(t0), reg(r), reg(t2));
+                math_.broadcast(t2, 1.0F);
+                code_.vmaxps(reg(t0), reg(t1), reg(t0));
+                code_.vminps(reg(t0), reg(t2), reg(t0));
+                code_.vmulps(reg(r), reg(r), reg(t0));
+            }
+            return;
+        default: {
+            const std::array<int, VectorMathEmitter::kTemps> temps = {t0, t1, t2, t0 + 3};
+            for (int r = 0; r < tile.count(); ++r) math_.apply(op, r, temps);
+        }
+    }
+}
+
+void EpilogueEmitter::apply_channel(const PostOp& op, const TileRegisters& tile, const EpilogueContext& context) {
+    const int operand = tile.count(), temp = operand + 1;
+    const Reg64& base = context.rows.bases[0];
+    const int vector_bytes = math_.is_avx512() ? 64 : 32;
+    code_.mov(base, code_.ptr[context.operands]);
+    code_.mov(base, code_.ptr[base + op.operand * 8]);
+    code_.add(base, code_.ptr[context.column_offset]);
+    for (int v = 0; v < tile.vectors; ++v) {
+        load(operand, base + v * vector_bytes, tile.masked && v + 1 == tile.vectors, context, temp);
+        for (int row = 0; row < tile.rows; ++row) {
+            const int r = tile.at(row, v);
+            switch (op.kind) {
+                case PostOp::Kind::add_channel:
+                    code_.vaddps(reg(r), reg(r), reg(operand));
+                    break;
+                case PostOp::Kind::mul_channel:
+                    code_.vmulps(reg(r), reg(r), reg(operand));
+                    break;
+                case PostOp::Kind::prelu_channel:
+                    emit_leaky(r, reg(operand), temp);
+                    break;
+                default:
+                    fail(ErrorCode::internal, "post-op has no channel operand");
+            }
+        }
+    }
+}
+
+void EpilogueEmitter::apply_tensor(const PostOp& op, const TileRegisters& tile, const EpilogueContext& context) {
+    const int operand = tile.count(), temp = operand + 1;
+    const int vector_bytes = math_.is_avx512() ? 64 : 32;
+    const Reg64& base = context.rows.bases[0];
+    code_.mov(base, code_.ptr[context.operands]);
+    code_.mov(base, code_.ptr[base + op.operand * 8]);
+    code_.add(base, context.tensor_offset);
+    context.rows.emit_spread(code_, tile.rows, context.scratch);
+    for (int row = 0; row < tile.rows; ++row) {
+        for (int v = 0; v < tile.vectors; ++v) {
+            const int r = tile.at(row, v);
+            load(operand, context.rows.at(row, v * vector_bytes), tile.masked && v + 1 == tile.vectors, context, temp);
+            switch (op.kind) {
+                case PostOp::Kind::add_tensor:
+                    code_.vaddps(reg(r), reg(r), reg(operand));
+                    break;
+                case PostOp::Kind::sub_tensor:
+                    code_.vsubps(reg(r), reg(r), reg(operand));
+                    break;
+                case PostOp::Kind::rsub_tensor:
+                    code_.vsubps(reg(r), reg(operand), reg(r));
+                    break;
+                case PostOp::Kind::mul_tensor:
+                    code_.vmulps(reg(r), reg(r), reg(operand));
+                    break;
+                case PostOp::Kind::div_tensor:
+                    code_.vdivps(reg(r), reg(r), reg(operand));
+                    break;
+                case PostOp::Kind::max_tensor:
+                    code_.vmaxps(reg(r), reg(operand), reg(r));
+                    break;
+                case PostOp::Kind::min_tensor:
+                    code_.vminps(reg(r), reg(operand), reg(r));
+                    break;
+                default:
+                    fail(ErrorCode::internal, "post-op has no tensor operand");
+            }
+        }
+    }
+}
+
+}  // namespace planish::cpu

@@ -1,0 +1,327 @@
+// Generator and process-wide cache of the float32 tile kernels.
+#include "backends/cpu/jit/gemm_kernel.hpp"
+
+#include <xbyak/xbyak.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "backends/cpu/jit/epilogue.hpp"
+#include "planish/error.hpp"
+
+namespace planish::cpu {
+namespace {
+
+using Xbyak::Reg64;
+using Xbyak::RegExp;
+using Xbyak::Xmm;
+using Xbyak::Ymm;
+using Xbyak::Zmm;
+
+// Lanes of 8 int32 whose first `tail` are set begin at kTailMasks + 8 - tail.
+alignas(64) constexpr int32_t kTailMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+// Transcendental post-ops need four registers beside the accumulators.
+constexpr int kEpilogueTemps = VectorMathEmitter::kTemps;
+
+/// Registers of a tile in the inner loop: rows*vectors accumulators, one row of B, and the rest for broadcasts of A.
+/// With none left for A (7x4 on AVX-512), A is the FMA's embedded-broadcast operand.
+class GemmKernelGenerator : public Xbyak::CodeGenerator {
+  public:
+    explicit GemmKernelGenerator(const GemmKernelKey& key)
+        : CodeGenerator(4096, Xbyak::AutoGrow),
+          key_(key),
+          avx512_(key.isa >= Isa::avx512),
+          vector_bytes_(vector_floats(key.isa) * 4),
+          tile_{key.rows, key.vectors, key.masked},
+          epilogue_(*this, key.isa) {
+        generate();
+        ready(PROTECT_RE);
+    }
+
+  private:
+    static constexpr int kUnroll = 4;
+    // Stack slots.
+    static constexpr int kSlotTensorOffset = 0, kSlotTiles = 8, kSlotMask = 16, kFrame = 24;
+
+    Xmm reg(int r) const { return avx512_ ? Xmm(Zmm(r)) : Xmm(Ymm(r)); }
+    RegExp arg(size_t offset) const { return args_ + static_cast<int>(offset); }
+
+    void generate() {
+        const std::array<Reg64, 6> saved = {rbx, rbp, r12, r13, r14, r15};
+        for (const Reg64& r : saved) push(r);
+        sub(rsp, kFrame);
+        load_mask();
+        mov(a_, ptr[arg(offsetof(GemmKernelArgs, a))]);
+        mov(c_, ptr[arg(offsetof(GemmKernelArgs, c))]);
+        mov(prefetch_, ptr[arg(offsetof(GemmKernelArgs, prefetch))]);
+        mov(rax, ptr[arg(offsetof(GemmKernelArgs, tensor_offset))]);
+        mov(ptr[rsp + kSlotTensorOffset], rax);
+        mov(rax, ptr[arg(offsetof(GemmKernelArgs, tiles))]);
+        mov(ptr[rsp + kSlotTiles], rax);
+
+        Xbyak::Label next_tile;
+        align(16);
+        L(next_tile);
+        begin_accumulators();
+        emit_products();
+        finish_tile();
+        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
+        imul(stride_, stride_, tile_.rows);
+        add(a_, stride_);
+        dec(qword[rsp + kSlotTiles]);
+        jnz(next_tile, T_NEAR);
+
+        vzeroupper();
+        add(rsp, kFrame);
+        for (size_t i = saved.size(); i-- > 0;) pop(saved[i]);
+        ret();
+        epilogue_.emit_tables();
+    }
+
+    void load_mask() {
+        if (!key_.masked) return;
+        if (avx512_) {
+            mov(rcx, ptr[arg(offsetof(GemmKernelArgs, tail))]);
+            mov(eax, 1);
+            shl(eax, cl);
+            dec(eax);
+            kmovw(k1, eax);
+        } else {
+            mov(rax, reinterpret_cast<size_t>(kTailMasks + 8));
+            mov(rcx, ptr[arg(offsetof(GemmKernelArgs, tail))]);
+            shl(rcx, 2);
+            sub(rax, rcx);
+            mov(ptr[rsp + kSlotMask], rax);
+        }
+    }
+
+    EpilogueContext context() const {
+        EpilogueContext c;
+        c.operands = arg(offsetof(GemmKernelArgs, operands));
+        c.column_offset = arg(offsetof(GemmKernelArgs, column_offset));
+        c.tensor_offset = counter_;
+        c.rows = {row_, stride_};
+        c.scratch = b_;
+        c.tail_mask = rsp + kSlotMask;
+        c.tail_opmask = k1;
+        return c;
+    }
+
+    bool masked(int v) const { return key_.masked && v + 1 == tile_.vectors; }
+
+    void point_rows_at(const Reg64& first, size_t stride_offset) {
+        mov(stride_, ptr[arg(stride_offset)]);
+        mov(row_[0], first);
+        RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, b_);
+    }
+
+    // C's lines are fetched for writing before the products, so that the stores at the end find them in L1.
+    void begin_accumulators() {
+        point_rows_at(c_, offsetof(GemmKernelArgs, ldc));
+        const RowPointers rows{row_, stride_};
+        for (int i = 0; i < tile_.rows; ++i) {
+            for (int v = 0; v < tile_.vectors; ++v) {
+                const int r = tile_.at(i, v);
+                if (key_.accumulate) {
+                    epilogue_.load(r, rows.at(i, v * vector_bytes_), masked(v), context(), tile_.count());
+                } else {
+                    if (v * vector_bytes_ % 64 == 0) prefetchw(ptr[rows.at(i, v * vector_bytes_)]);
+                    if (r < 16) {
+                        vxorps(Xmm(r), Xmm(r), Xmm(r));
+                    } else {
+                        vpxord(Zmm(r), Zmm(r), Zmm(r));
+                    }
+                }
+            }
+        }
+    }
+
+    void emit_products() {
+        mov(b_, ptr[arg(offsetof(GemmKernelArgs, b))]);
+        mov(segment_, ptr[arg(offsetof(GemmKernelArgs, segment_offsets))]);
+        mov(segments_left_, ptr[arg(offsetof(GemmKernelArgs, segments))]);
+        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
+
+        Xbyak::Label next_segment, unrolled, remainder, single, done;
+        L(next_segment);
+        mov(row_[0], ptr[segment_]);
+        add(row_[0], a_);
+        add(segment_, 8);
+        RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, counter_);
+        mov(counter_, ptr[arg(offsetof(GemmKernelArgs, k))]);
+        sub(counter_, kUnroll);
+        jl(remainder, T_NEAR);
+        align(32);
+        L(unrolled);
+        for (int line = 0; line < (tile_.vectors * vector_bytes_ > 128 ? 2 : 1); ++line) {
+            prefetcht1(ptr[prefetch_ + line * 64]);
+        }
+        add(prefetch_, tile_.vectors * vector_bytes_ > 128 ? 128 : 64);
+        for (int u = 0; u < kUnroll; ++u) emit_step(u);
+        advance(kUnroll);
+        sub(counter_, kUnroll);
+        jge(unrolled, T_NEAR);
+        L(remainder);
+        add(counter_, kUnroll);
+        jz(done, T_NEAR);
+        L(single);
+        emit_step(0);
+        advance(1);
+        dec(counter_);
+        jnz(single, T_NEAR);
+        L(done);
+        dec(segments_left_);
+        jnz(next_segment, T_NEAR);
+    }
+
+    void advance(int steps) {
+        for (int j = 0; 3 * j < tile_.rows; ++j) add(row_[static_cast<size_t>(j)], 4 * steps);
+        add(b_, tile_.vectors * vector_bytes_ * steps);
+    }
+
+    /// acc(i, v) += A(i, k + step) * B(k + step, v)
+    void emit_step(int step) {
+        const int first_free = tile_.count();
+        const int b_bytes = step * tile_.vectors * vector_bytes_;
+        const RowPointers rows{row_, stride_};
+        if (tile_.rows == 1) {
+            vbroadcastss(reg(first_free), ptr[rows.at(0, 4 * step)]);
+            for (int v = 0; v < tile_.vectors; ++v) {
+                vfmadd231ps(reg(v), reg(first_free), ptr[b_ + b_bytes + v * vector_bytes_]);
+            }
+            return;
+        }
+        for (int v = 0; v < tile_.vectors; ++v) vmovups(reg(first_free + v), ptr[b_ + b_bytes + v * vector_bytes_]);
+        const int broadcasts = vector_registers(key_.isa) - first_free - tile_.vectors;
+        for (int i = 0; i < tile_.rows; ++i) {
+            if (broadcasts == 0) {
+                for (int v = 0; v < tile_.vectors; ++v) {
+                    vfmadd231ps(reg(tile_.at(i, v)), reg(first_free + v), ptr_b[rows.at(i, 4 * step)]);
+                }
+                continue;
+            }
+            const int a = first_free + tile_.vectors + i % broadcasts;
+            vbroadcastss(reg(a), ptr[rows.at(i, 4 * step)]);
+            for (int v = 0; v < tile_.vectors; ++v) vfmadd231ps(reg(tile_.at(i, v)), reg(first_free + v), reg(a));
+        }
+    }
+
+    void finish_tile() {
+        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, ldc))]);
+        mov(counter_, ptr[rsp + kSlotTensorOffset]);
+        epilogue_.apply(key_.post_ops, tile_, context());
+        point_rows_at(c_, offsetof(GemmKernelArgs, ldc));
+        const RowPointers rows{row_, stride_};
+        for (int i = 0; i < tile_.rows; ++i) {
+            for (int v = 0; v < tile_.vectors; ++v) {
+                epilogue_.store(rows.at(i, v * vector_bytes_), tile_.at(i, v), masked(v), context(), tile_.count());
+            }
+        }
+        imul(stride_, stride_, tile_.rows);
+        add(c_, stride_);
+        add(ptr[rsp + kSlotTensorOffset], stride_);
+    }
+
+    const GemmKernelKey& key_;
+    bool avx512_;
+    int vector_bytes_;
+    TileRegisters tile_;
+    EpilogueEmitter epilogue_;
+
+    const Reg64 args_ = rdi;
+    const Reg64 stride_ = rsi;
+    const std::array<Reg64, 5> row_ = {r8, r9, r10, r11, r12};
+    const Reg64 b_ = rax;        // position in the panel; scratch outside the products
+    const Reg64 counter_ = rcx;  // k left in the segment; the tensor offset in the epilogue
+    const Reg64 segments_left_ = rdx;
+    const Reg64 segment_ = r13;
+    const Reg64 prefetch_ = r14;
+    const Reg64 a_ = rbx;  // the tile's first row
+    const Reg64 c_ = rbp;
+};
+
+struct KeyHash {
+    size_t operator()(const GemmKernelKey& key) const {
+        uint64_t h = 1469598103934665603ULL;
+        const auto mix = [&h](uint64_t value) { h = (h ^ value) * 1099511628211ULL; };
+        mix(static_cast<uint64_t>(key.isa));
+        mix(static_cast<uint64_t>(key.rows) << 16 | static_cast<uint64_t>(key.vectors) << 8 |
+            static_cast<uint64_t>(key.masked) << 1 | static_cast<uint64_t>(key.accumulate));
+        for (const PostOp& op : key.post_ops) {
+            uint32_t alpha = 0, beta = 0;
+            std::memcpy(&alpha, &op.alpha, 4);
+            std::memcpy(&beta, &op.beta, 4);
+            mix(static_cast<uint64_t>(op.kind) << 32 | static_cast<uint32_t>(op.operand));
+            mix(uint64_t{alpha} << 32 | beta);
+        }
+        return h;
+    }
+};
+
+// PostOp compares floats by value; the cache must tell -0 from 0 and must find a NaN again.
+struct KeyEqual {
+    bool operator()(const GemmKernelKey& x, const GemmKernelKey& y) const {
+        if (x.isa != y.isa || x.rows != y.rows || x.vectors != y.vectors || x.masked != y.masked ||
+            x.accumulate != y.accumulate || x.post_ops.size() != y.post_ops.size()) {
+            return false;
+        }
+        for (size_t i = 0; i < x.post_ops.size(); ++i) {
+            const PostOp &p = x.post_ops[i], &q = y.post_ops[i];
+            if (p.kind != q.kind || p.operand != q.operand || std::memcmp(&p.alpha, &q.alpha, 4) != 0 ||
+                std::memcmp(&p.beta, &q.beta, 4) != 0) {
+                return false;
+            }
+        }
+        return true;
+    }
+};
+
+}  // namespace
+
+int max_tile_rows(Isa isa, int vectors) {
+    if (vectors < 1 || vectors > kMaxTileVectors || isa < Isa::avx2) return 0;
+    // Accumulators leave `vectors` registers for a row of B, one for A unless the FMA can broadcast from memory,
+    // and in the epilogue the temporaries of transcendental functions.
+    const int for_a = isa >= Isa::avx512 ? 0 : 1;
+    const int reserved = std::max(vectors + for_a, kEpilogueTemps);
+    return std::min(15, (vector_registers(isa) - reserved) / vectors);
+}
+
+GemmKernel gemm_kernel(const GemmKernelKey& key) {
+    static std::mutex mutex;
+    // Kernels live as long as the process: plans of any thread may hold them, even while it exits.
+    static auto& kernels =
+        *new std::unordered_map<GemmKernelKey, std::unique_ptr<GemmKernelGenerator>, KeyHash, KeyEqual>;
+    if (key.rows < 1 || key.rows > max_tile_rows(key.isa, key.vectors)) {
+        fail(ErrorCode::internal, "no tile of " + std::to_string(key.rows) + " rows and " +
+                                      std::to_string(key.vectors) + " vectors on " + std::string(to_string(key.isa)));
+    }
+    GemmKernelKey canonical = key;
+    if (canonical.isa > Isa::avx512) canonical.isa = Isa::avx512;
+    const std::lock_guard lock(mutex);
+    auto [it, inserted] = kernels.try_emplace(canonical);
+    if (inserted) {
+        try {
+            it->second = std::make_unique<GemmKernelGenerator>(it->first);
+        } catch (...) {
+            kernels.erase(it);
+            throw;
+        }
+    }
+    return it->second->getCode<GemmKernel>();
+}
+
+std::string kernel_name(const GemmKernelKey& key) {
+    std::string name = "gemm_f32_" + std::to_string(key.rows) + "x" +
+                       std::to_string(key.vectors * vector_floats(key.isa)) + "_" + std::string(to_string(key.isa));
+    if (key.accumulate) name += "_acc";
+    if (key.masked) name += "_masked";
+    return name;
+}
+
+}  // namespace planish::cpu

@@ -1,0 +1,207 @@
+// Loop order: rows in groups (A's part stays in L2), K in blocks, then panel by panel over the group's tiles, so that a
+// block of a panel stays in L1 or L2 while A's tiles pass by, and memory is read for B once per group.
+#include "backends/cpu/jit/tile_loop.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+namespace planish::cpu {
+namespace {
+
+constexpr int64_t kPanelBlockBytes = 128 * 1024;  // one K block of one panel
+constexpr int64_t kGroupBytes = 384 * 1024;       // A's rows of one group, of the same K block
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/// Cycles for one step of k on a tile: FMAs at one full vector a cycle (AVX2: two), against the latency of the
+/// accumulators' chains and the loads of A and B at two a cycle.
+double step_cycles(Isa isa, int64_t rows, int64_t vectors) {
+    const bool wide = isa >= Isa::avx512;
+    const double fma = static_cast<double>(rows * vectors) * (wide ? 1.0 : 0.5);
+    const double loads = static_cast<double>(rows) * 0.5 + static_cast<double>(vectors) * (wide ? 1.0 : 0.5);
+    constexpr double kLatency = 4.0;
+    return std::max({fma, loads, kLatency});
+}
+
+}  // namespace
+
+int choose_panel_width(Isa isa, int64_t rows, int64_t n) {
+    const int vl = vector_floats(isa);
+    const int64_t columns = ceil_div(n, vl);
+    if (rows == 0) return vl;
+    double best = std::numeric_limits<double>::max();
+    int chosen = 1;
+    for (int vectors = 1; vectors <= kMaxTileVectors; ++vectors) {
+        const int limit = max_tile_rows(isa, vectors);
+        if (limit < 1 || (vectors > columns && vectors > 1)) continue;
+        const int64_t tiles = ceil_div(rows, limit);
+        const int64_t small = rows / tiles, large = rows % tiles;
+        // Entering and leaving a tile costs about as much as a few steps of k.
+        const auto line_cycles = [&](int64_t v) {
+            return static_cast<double>(large) * step_cycles(isa, small + 1, v) +
+                   static_cast<double>(tiles - large) * step_cycles(isa, small, v);
+        };
+        double cycles = static_cast<double>(columns / vectors) * line_cycles(vectors);
+        if (columns % vectors != 0) cycles += line_cycles(columns % vectors);
+        // Ties go to the tile that loads least.
+        const double loads =
+            static_cast<double>(tiles * columns) + static_cast<double>(ceil_div(columns, vectors) * rows);
+        cycles += 0.02 * loads;
+        if (cycles < best) {
+            best = cycles;
+            chosen = vectors;
+        }
+    }
+    return chosen * vl;
+}
+
+TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, int nr) : problem_(problem) {
+    const int vl = vector_floats(isa);
+    layout_ = {problem.k * problem.segments, problem.n, nr != 0 ? nr : choose_panel_width(isa, problem.rows, problem.n),
+               vl};
+    if (problem.rows == 0 || problem.n == 0) return;
+    const int vectors = static_cast<int>(std::min<int64_t>(layout_.nr, layout_.width(0)) / vl);
+    const int limit = max_tile_rows(isa, vectors);
+    tiles_ = ceil_div(problem.rows, limit);
+    tile_rows_ = problem.rows / tiles_;
+    large_tiles_ = problem.rows % tiles_;
+    split_k();
+
+    const int64_t a_bytes_per_tile = (tile_rows_ + 1) * blocks_[0].k * blocks_[0].segments * 4;
+    group_tiles_ = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, a_bytes_per_tile));
+
+    const int64_t last = layout_.panels() - 1;
+    for (const Stage stage : {whole_k, first_block, middle_block, last_block}) {
+        if ((stage == whole_k) != (blocks_.size() == 1)) continue;
+        if (stage == middle_block && blocks_.size() < 3) continue;
+        for (const Panel panel : {full_panel, last_panel}) {
+            for (const Tile tile : {small_tile, large_tile}) {
+                if (tile == large_tile && large_tiles_ == 0) continue;
+                if (panel == full_panel && last == 0) continue;
+                const int64_t p = panel == full_panel ? 0 : last;
+                GemmKernelKey key;
+                key.isa = isa;
+                key.rows = static_cast<int>(tile_rows_ + (tile == large_tile ? 1 : 0));
+                key.vectors = static_cast<int>(layout_.width(p) / vl);
+                key.masked = panel == last_panel && problem.n % vl != 0;
+                key.accumulate = stage == middle_block || stage == last_block;
+                if (stage == whole_k || stage == last_block) key.post_ops = post_ops;
+                kernels_[stage][panel][tile] = gemm_kernel(key);
+            }
+        }
+    }
+}
+
+void TaskGrid::bounds(int64_t task, TileLoop::Call& call) const {
+    const int64_t tile_task = task / panel_tasks, panel_task = task % panel_tasks;
+    call.first_tile = tiles * tile_task / tile_tasks;
+    call.last_tile = tiles * (tile_task + 1) / tile_tasks;
+    call.first_panel = panels * panel_task / panel_tasks;
+    call.last_panel = panels * (panel_task + 1) / panel_tasks;
+}
+
+TaskGrid split_tasks(int64_t tiles, int64_t panels, int64_t m, int64_t n, int threads) {
+    TaskGrid grid{tiles, panels, 1, 1};
+    if (threads <= 1) return grid;
+    const int64_t wanted = int64_t{threads} * 4;
+    if (n >= m) {
+        grid.panel_tasks = std::min(panels, wanted);
+        grid.tile_tasks = std::min(tiles, ceil_div(wanted, std::max<int64_t>(1, grid.panel_tasks)));
+    } else {
+        grid.tile_tasks = std::min(tiles, wanted);
+        grid.panel_tasks = std::min(panels, ceil_div(wanted, std::max<int64_t>(1, grid.tile_tasks)));
+    }
+    return grid;
+}
+
+void TileLoop::split_k() {
+    const int64_t row_bytes = layout_.width(0) * 4;
+    const int64_t limit = std::max<int64_t>(64, kPanelBlockBytes / row_bytes);  // rows of B in a block
+    const int64_t total = problem_.k * problem_.segments;
+    if (total <= limit + limit / 2) {
+        blocks_.push_back({0, problem_.segments, 0, problem_.k});
+    } else if (problem_.k <= limit) {
+        const int64_t count = ceil_div(problem_.segments, limit / problem_.k);
+        for (int64_t i = 0, first = 0; i < count; ++i) {
+            const int64_t segments = (problem_.segments - first) / (count - i);
+            blocks_.push_back({first, segments, 0, problem_.k});
+            first += segments;
+        }
+    } else {
+        // Equal parts in whole cache lines of A.
+        const int64_t parts = ceil_div(problem_.k, limit);
+        const int64_t part = ceil_div(ceil_div(problem_.k, parts), 16) * 16;
+        for (int64_t s = 0; s < problem_.segments; ++s) {
+            for (int64_t offset = 0; offset < problem_.k; offset += part) {
+                blocks_.push_back({s, 1, offset, std::min(part, problem_.k - offset)});
+            }
+        }
+    }
+}
+
+void TileLoop::run(const Call& call) const {
+    const int64_t rows_of_b = static_cast<int64_t>(blocks_.size());
+    for (int64_t first = call.first_tile; first < call.last_tile; first += group_tiles_) {
+        const int64_t last = std::min(first + group_tiles_, call.last_tile);
+        for (int64_t i = 0; i < rows_of_b; ++i) {
+            const Stage stage = blocks_.size() == 1 ? whole_k
+                                : i == 0            ? first_block
+                                : i + 1 < rows_of_b ? middle_block
+                                                    : last_block;
+            const KBlock& block = blocks_[static_cast<size_t>(i)];
+            for (int64_t panel = call.first_panel; panel < call.last_panel; ++panel) {
+                const bool wraps = panel + 1 == call.last_panel;
+                const KBlock& next_block = blocks_[static_cast<size_t>(wraps ? (i + 1) % rows_of_b : i)];
+                const int64_t next_panel = wraps ? call.first_panel : panel + 1;
+                const float* next =
+                    call.b + layout_.panel_offset(next_panel) +
+                    (next_block.first_segment * problem_.k + next_block.offset) * layout_.width(next_panel);
+                run_panel(call, block, stage, panel, first, last, next);
+            }
+        }
+    }
+}
+
+void TileLoop::run_panel(const Call& call, const KBlock& block, Stage stage, int64_t panel, int64_t first_tile,
+                         int64_t last_tile, const float* next) const {
+    const Panel kind = panel + 1 == layout_.panels() ? last_panel : full_panel;
+    const int64_t width = layout_.width(panel);
+    const int64_t column = panel * layout_.nr;
+    const int64_t k_before = block.first_segment * problem_.k + block.offset;
+    GemmKernelArgs args;
+    args.b = call.b + layout_.panel_offset(panel) + k_before * width;
+    args.k = block.k;
+    args.segments = block.segments;
+    args.segment_offsets = call.segment_offsets + block.first_segment;
+    args.lda = call.lda;
+    args.ldc = call.ldc;
+    args.operands = call.operands;
+    args.column_offset = call.channel_offset + column * 4;
+    args.tail = (layout_.n - column) % layout_.vector;
+
+    const char* prefetch = reinterpret_cast<const char*>(next);
+    const int64_t prefetched_per_tile = block.segments * (block.k / 4) * (width * 4 > 128 ? 128 : 64);
+    const int64_t split = std::clamp(large_tiles_, first_tile, last_tile);
+    for (int64_t line = 0; line < call.lines; ++line) {
+        const char* a = reinterpret_cast<const char*>(call.a) + line * call.a_line + block.offset * 4;
+        const int64_t c = line * call.c_line + column * 4;
+        const auto run_tiles = [&](Tile tile, int64_t first, int64_t last) {
+            if (first == last) return;
+            const int64_t row = first_row(first);
+            args.a = reinterpret_cast<const float*>(a + row * call.lda);
+            args.c = reinterpret_cast<float*>(reinterpret_cast<char*>(call.c) + c + row * call.ldc);
+            args.tensor_offset = call.tensor_offset + c + row * call.ldc;
+            args.tiles = last - first;
+            args.prefetch = prefetch;
+            kernels_[stage][kind][tile](&args);
+            prefetch += prefetched_per_tile * args.tiles;
+        };
+        run_tiles(large_tile, first_tile, split);
+        run_tiles(small_tile, split, last_tile);
+    }
+}
+
+}  // namespace planish::cpu

@@ -1,0 +1,93 @@
+// The loops around the tile kernels: rows into tiles, columns into panels, K into blocks that the caches hold.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/gemm_kernel.hpp"
+#include "backends/cpu/jit/pack.hpp"
+#include "backends/cpu/jit/post_op.hpp"
+
+namespace planish::cpu {
+
+/// A product whose rows come in `lines` of equal length. Within a line, rows lie at a constant stride; K is the
+/// concatenation of `segments` pieces of `k` contiguous floats. A plain matrix product is one line, one segment.
+class TileLoop {
+  public:
+    struct Problem {
+        int64_t rows = 0;  ///< in a line
+        int64_t n = 0;
+        int64_t k = 0;  ///< floats in a segment
+        int64_t segments = 1;
+    };
+
+    /// One run over a rectangle of tiles x panels. Strides and offsets in bytes.
+    struct Call {
+        const float* a = nullptr;
+        const float* b = nullptr;  ///< packed, all panels
+        float* c = nullptr;
+        const float* const* operands = nullptr;
+        const int64_t* segment_offsets = nullptr;
+        int64_t lda = 0, ldc = 0;
+        int64_t lines = 1, a_line = 0, c_line = 0;
+        int64_t channel_offset = 0;  ///< of column 0 in a channel operand
+        int64_t tensor_offset = 0;   ///< of c from the base of a tensor operand
+        int64_t first_tile = 0, last_tile = 0;
+        int64_t first_panel = 0, last_panel = 0;
+    };
+
+    TileLoop() = default;
+    /// Generates the kernels. `nr` = 0 chooses the panel width.
+    TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, int nr);
+
+    const PackLayout& layout() const { return layout_; }
+    const Problem& problem() const { return problem_; }
+
+    /// Tiles of a line: the first `large_tiles()` have tile_rows()+1 rows, the others tile_rows().
+    int64_t tiles() const { return tiles_; }
+    int64_t first_row(int64_t tile) const { return tile * tile_rows_ + std::min(tile, large_tiles_); }
+
+    void run(const Call& call) const;
+
+  private:
+    /// A piece of K: `segments` whole segments, or a part of one.
+    struct KBlock {
+        int64_t first_segment = 0, segments = 1;
+        int64_t offset = 0, k = 0;  ///< within each segment, in floats
+    };
+    enum Panel { full_panel, last_panel };
+    enum Tile { small_tile, large_tile };
+    enum Stage { whole_k, first_block, middle_block, last_block };
+
+    void split_k();
+    void run_panel(const Call& call, const KBlock& block, Stage stage, int64_t panel, int64_t first_tile,
+                   int64_t last_tile, const float* next) const;
+
+    Problem problem_;
+    PackLayout layout_;
+    int64_t tiles_ = 0, tile_rows_ = 0, large_tiles_ = 0;
+    int64_t group_tiles_ = 0;  ///< tiles that share one pass over the panels
+    std::vector<KBlock> blocks_;
+    // [stage][panel][tile]; null where the shape has no such tile.
+    std::array<std::array<std::array<GemmKernel, 2>, 2>, 4> kernels_{};
+};
+
+/// A rectangle of tiles x panels cut into tasks of about equal size.
+struct TaskGrid {
+    int64_t tiles = 0, panels = 0;
+    int64_t tile_tasks = 1, panel_tasks = 1;
+
+    int64_t tasks() const { return tile_tasks * panel_tasks; }
+    void bounds(int64_t task, TileLoop::Call& call) const;
+};
+
+/// Cuts the columns first where B is the larger side, else the rows; some tasks more than threads, to balance them.
+TaskGrid split_tasks(int64_t tiles, int64_t panels, int64_t m, int64_t n, int threads);
+
+/// The panel width that suits lines of `rows` rows and n columns on that ISA.
+int choose_panel_width(Isa isa, int64_t rows, int64_t n);
+
+}  // namespace planish::cpu

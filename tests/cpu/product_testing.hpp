@@ -1,0 +1,89 @@
+// What the tests of generated products share: data, a float64 sum with its error bound, and post-ops carried along.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <new>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/isa.hpp"
+#include "cpu/post_op_reference.hpp"
+
+namespace planish::cpu::testing {
+
+class AlignedFloats {
+  public:
+    explicit AlignedFloats(int64_t count)
+        : floats_(static_cast<float*>(::operator new(static_cast<size_t>(count + 16) * sizeof(float), kAlignment))) {
+        std::fill(floats_, floats_ + count + 16, std::numeric_limits<float>::quiet_NaN());
+    }
+    ~AlignedFloats() { ::operator delete(floats_, kAlignment); }
+    AlignedFloats(const AlignedFloats&) = delete;
+    AlignedFloats& operator=(const AlignedFloats&) = delete;
+    float* data() { return floats_; }
+
+  private:
+    static constexpr std::align_val_t kAlignment{64};
+    float* floats_;
+};
+
+inline std::vector<float> random_floats(int64_t count, uint32_t seed) {
+    std::mt19937 generator(seed);
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    std::vector<float> floats(static_cast<size_t>(count));
+    for (float& f : floats) f = uniform(generator);
+    return floats;
+}
+
+/// One ISA of each code generator that this machine can run.
+inline std::vector<Isa> supported_isas() {
+    std::vector<Isa> isas;
+    for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+        if (isa <= hardware_isa()) isas.push_back(isa);
+    }
+    return isas;
+}
+
+/// A sum of products in float64 and how far a float32 sum of the same products, in any order, may lie from it:
+/// (terms + 1) * eps/2 * sum |a||b|, carried through post-ops by how much they stretch that interval.
+class Expected {
+  public:
+    void add_product(float a, float b) {
+        value_ += static_cast<double>(a) * b;
+        magnitude_ += std::fabs(static_cast<double>(a) * b);
+        ++terms_;
+        tolerance_ = (terms_ + 1) * kEps / 2 * magnitude_;
+    }
+
+    void apply(const PostOps& post_ops, std::span<const float* const> operands, int64_t column, int64_t element) {
+        for (const PostOp& op : post_ops) {
+            const auto f = [&](double x) { return apply_reference(op, x, operands, column, element); };
+            const double y = f(value_);
+            const double stretched =
+                std::max(std::fabs(f(value_ + tolerance_) - y), std::fabs(f(value_ - tolerance_) - y));
+            // Own rounding of a post-op: some units in the last place of its largest intermediate value.
+            const double intermediate =
+                std::max({std::fabs(y), std::fabs(value_), std::fabs(static_cast<double>(op.beta))});
+            tolerance_ = 1.5 * stretched + 8 * kEps * intermediate;
+            value_ = y;
+        }
+    }
+
+    bool matches(float got) const { return std::fabs(static_cast<double>(got) - value_) <= tolerance_; }
+    std::string text() const {
+        return ": expected " + std::to_string(value_) + " within " + std::to_string(tolerance_);
+    }
+
+  private:
+    static constexpr double kEps = std::numeric_limits<float>::epsilon();
+    double value_ = 0, magnitude_ = 0, tolerance_ = 0;
+    int64_t terms_ = 0;
+};
+
+}  // namespace planish::cpu::testing
