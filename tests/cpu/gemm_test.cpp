@@ -57,7 +57,7 @@ void check_case(const Case& c, Isa isa, int threads = 1) {
     SCOPED_TRACE(describe(c, isa));
     const Problem p(c);
     const auto operands = p.operands();
-    const GemmPlan plan({c.m, c.n, c.k, p.lda, p.ldc}, c.post_ops, isa, c.nr);
+    const GemmPlan plan({c.m, c.n, c.k, p.lda, p.ldc}, c.post_ops, isa, {c.nr, c.nr == 0 ? 0 : vector_floats(isa)});
     AlignedFloats packed(plan.b_layout().size());
     pack_b(p.b.data(), p.ldb, c.transposed, plan.b_layout(), packed.data());
     constexpr float kUntouched = -777;

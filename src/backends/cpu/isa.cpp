@@ -55,6 +55,17 @@ Isa hardware_isa() {
     return isa;
 }
 
+bool splits_wide_vectors() {
+    static const bool split = [] {
+        const CpuidRegisters vendor = cpuid(0, 0);
+        const bool amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;
+        const unsigned signature = cpuid(1, 0).eax;
+        const unsigned family = ((signature >> 8) & 0xf) + ((signature >> 20) & 0xff);
+        return amd && family == 0x19 && hardware_isa() >= Isa::avx512;
+    }();
+    return split;
+}
+
 Isa detect_isa() {
     static const Isa isa = [] {
         const char* limit = std::getenv("PLANISH_MAX_ISA");

@@ -18,6 +18,10 @@ Isa detect_isa();
 /// As `detect_isa`, without regard to the environment.
 Isa hardware_isa();
 
+/// Whether this processor executes a 512-bit instruction as two of 256 bits (AMD Zen 4), so that the wide one
+/// brings no more arithmetic a cycle. False for what is not known to.
+bool splits_wide_vectors();
+
 std::string_view to_string(Isa isa);
 std::optional<Isa> parse_isa(std::string_view name);
 

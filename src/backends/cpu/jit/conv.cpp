@@ -1,6 +1,8 @@
 // Convolution as a product: a line of output pixels is a line of rows, a filter's row of taps a segment of K.
 #include "backends/cpu/jit/conv.hpp"
 
+#include <xmmintrin.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -32,17 +34,30 @@ void check(const ConvShape& s, Isa isa) {
     if (s.x_nchw && s.groups != 1) fail(ErrorCode::internal, "a grouped convolution takes channels-last input only");
 }
 
+/// Four pixels from three registers: r0 g0 b0 r1 | g1 b1 r2 g2 | b2 r3 g3 b3.
+void interleave_rgb(const float* r, const float* g, const float* b, int64_t columns, float* dst) {
+    int64_t i = 0;
+    for (; i + 4 <= columns; i += 4) {
+        const __m128 x = _mm_loadu_ps(r + i), y = _mm_loadu_ps(g + i), z = _mm_loadu_ps(b + i);
+        const __m128 xy_low = _mm_unpacklo_ps(x, y), xy_high = _mm_unpackhi_ps(x, y);  // x0 y0 x1 y1, x2 y2 x3 y3
+        const __m128 zx = _mm_shuffle_ps(z, x, _MM_SHUFFLE(1, 1, 0, 0));               // z0 z0 x1 x1
+        const __m128 yz = _mm_shuffle_ps(y, z, _MM_SHUFFLE(1, 1, 1, 1));               // y1 y1 z1 z1
+        const __m128 zx_high = _mm_shuffle_ps(z, x, _MM_SHUFFLE(3, 3, 2, 2));          // z2 z2 x3 x3
+        const __m128 yz_high = _mm_shuffle_ps(y, z, _MM_SHUFFLE(3, 3, 3, 3));          // y3 y3 z3 z3
+        _mm_storeu_ps(dst + 3 * i, _mm_shuffle_ps(xy_low, zx, _MM_SHUFFLE(2, 0, 1, 0)));
+        _mm_storeu_ps(dst + 3 * i + 4, _mm_shuffle_ps(yz, xy_high, _MM_SHUFFLE(1, 0, 2, 0)));
+        _mm_storeu_ps(dst + 3 * i + 8, _mm_shuffle_ps(zx_high, yz_high, _MM_SHUFFLE(2, 0, 2, 0)));
+    }
+    for (; i < columns; ++i) {
+        dst[3 * i] = r[i];
+        dst[3 * i + 1] = g[i];
+        dst[3 * i + 2] = b[i];
+    }
+}
+
 /// dst[column][channel] = src[channel*plane + column] for one image line.
 void interleave_line(const float* src, int64_t plane, int64_t channels, int64_t columns, float* dst) {
-    if (channels == 3) {
-        const float *r = src, *g = src + plane, *b = src + 2 * plane;
-        for (int64_t i = 0; i < columns; ++i) {
-            dst[3 * i] = r[i];
-            dst[3 * i + 1] = g[i];
-            dst[3 * i + 2] = b[i];
-        }
-        return;
-    }
+    if (channels == 3) return interleave_rgb(src, src + plane, src + 2 * plane, columns, dst);
     for (int64_t c = 0; c < channels; ++c) {
         for (int64_t i = 0; i < columns; ++i) dst[i * channels + c] = src[c * plane + i];
     }
@@ -73,7 +88,7 @@ struct ConvPlan::Impl {
                    int64_t image, int64_t first_line, int64_t lines, const TaskGrid& grid, int64_t part) const;
 };
 
-ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, int nr) {
+ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth width) {
     check(shape, isa);
     auto impl = std::make_unique<Impl>();
     impl->shape = shape;
@@ -102,7 +117,7 @@ ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, int nr) {
     problem.n = impl->group_oc();
     problem.k = impl->group_c() * taps_per_segment;
     problem.segments = static_cast<int64_t>(impl->segment_offsets.size());
-    impl->loop = TileLoop(problem, post_ops, isa, nr);
+    impl->loop = TileLoop(problem, post_ops, isa, width);
 
     impl->block_lines = std::max<int64_t>(1, oh);
     if (impl->padded) {

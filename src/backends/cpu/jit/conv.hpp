@@ -37,8 +37,8 @@ struct ConvShape {
 /// Results do not depend on the number of threads.
 class ConvPlan {
   public:
-    /// `nr` forces the panel width of the packed weights; 0 = chosen from the shape. `isa` must be avx2 or above.
-    ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, int nr = 0);
+    /// `width` forces the panels of the packed weights; {} = chosen from the shape. `isa` must be avx2 or above.
+    ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth width = {});
     ~ConvPlan();
     ConvPlan(ConvPlan&&) noexcept;
     ConvPlan& operator=(ConvPlan&&) noexcept;

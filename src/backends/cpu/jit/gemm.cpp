@@ -57,13 +57,13 @@ struct GemmPlan::Impl {
     }
 };
 
-GemmPlan::GemmPlan(const GemmShape& shape, PostOps post_ops, Isa isa, int nr) {
+GemmPlan::GemmPlan(const GemmShape& shape, PostOps post_ops, Isa isa, PanelWidth width) {
     check(post_ops, isa);
     auto impl = std::make_unique<Impl>();
     impl->shape = shape;
     if (impl->shape.lda == 0) impl->shape.lda = shape.k;
     if (impl->shape.ldc == 0) impl->shape.ldc = shape.n;
-    impl->loop = TileLoop({shape.m, shape.n, shape.k, 1}, post_ops, isa, nr);
+    impl->loop = TileLoop({shape.m, shape.n, shape.k, 1}, post_ops, isa, width);
     impl_ = std::move(impl);
 }
 
@@ -112,7 +112,7 @@ BatchedGemmPlan::BatchedGemmPlan(const BatchedGemmShape& shape, PostOps post_ops
     if (impl->shape.lda == 0) impl->shape.lda = shape.k;
     if (impl->shape.ldb == 0) impl->shape.ldb = shape.b_transposed ? shape.k : shape.n;
     if (impl->shape.ldc == 0) impl->shape.ldc = shape.n;
-    impl->loop = TileLoop({shape.m, shape.n, shape.k, 1}, post_ops, isa, 0);
+    impl->loop = TileLoop({shape.m, shape.n, shape.k, 1}, post_ops, isa, {});
     impl_ = std::move(impl);
 }
 

@@ -27,9 +27,9 @@ struct GemmShape {
 /// of threads may run it at once. Results do not depend on the number of threads.
 class GemmPlan {
   public:
-    /// `nr` forces the panel width of B (so that several plans share one packed B); 0 = chosen from the shape.
-    /// `isa` must be avx2 or above; a lower one throws.
-    GemmPlan(const GemmShape& shape, PostOps post_ops, Isa isa, int nr = 0);
+    /// `width` forces the panels of B, so that several plans share one packed B; {} = chosen from the shape.
+    /// `isa` must be avx2 or above, and at least that of the forced width; else throws.
+    GemmPlan(const GemmShape& shape, PostOps post_ops, Isa isa, PanelWidth width = {});
     ~GemmPlan();
     GemmPlan(GemmPlan&&) noexcept;
     GemmPlan& operator=(GemmPlan&&) noexcept;

@@ -8,6 +8,14 @@
 
 namespace planish::cpu {
 
+/// How wide B's panels are, and in which vectors a kernel walks along their rows; 0 = to be chosen.
+struct PanelWidth {
+    int32_t nr = 0;      ///< columns in a full panel, a multiple of `vector`
+    int32_t vector = 0;  ///< floats in a vector register: 8 or 16
+
+    friend bool operator==(const PanelWidth&, const PanelWidth&) = default;
+};
+
 /// B[k x n] cut into panels of `nr` columns. Panel p holds columns p*nr .. and is stored row by row:
 ///   packed[p*nr*k + row*width(p) + j] = B[row][p*nr + j],   width(p) = min(nr, round_up(n - p*nr, vector)).
 /// Columns past n hold zeros. So the packed form is a permutation of B plus less than one vector of padding a row.
@@ -17,6 +25,7 @@ struct PackLayout {
     int32_t nr = 0;      ///< columns in a full panel, a multiple of `vector`
     int32_t vector = 0;  ///< floats in a vector register
 
+    PanelWidth panel_width() const { return {nr, vector}; }
     int64_t panels() const { return nr == 0 ? 0 : (n + nr - 1) / nr; }
     int64_t width(int64_t panel) const {
         const int64_t left = n - panel * nr;

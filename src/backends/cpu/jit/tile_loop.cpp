@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <string>
+
+#include "planish/error.hpp"
 
 namespace planish::cpu {
 namespace {
@@ -12,67 +15,98 @@ namespace {
 constexpr int64_t kPanelBlockBytes = 128 * 1024;  // one K block of one panel
 constexpr int64_t kGroupBytes = 384 * 1024;       // A's rows of one group, of the same K block
 
+/// The generator whose vectors hold that many floats.
+constexpr Isa kernel_isa(int vector) {
+    return vector == 16 ? Isa::avx512 : Isa::avx2;
+}
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-/// Cycles for one step of k on a tile: FMAs at one full vector a cycle (AVX2: two), against the latency of the
-/// accumulators' chains and the loads of A and B at two a cycle.
-double step_cycles(Isa isa, int64_t rows, int64_t vectors) {
-    const bool wide = isa >= Isa::avx512;
-    const double fma = static_cast<double>(rows * vectors) * (wide ? 1.0 : 0.5);
-    const double loads = static_cast<double>(rows) * 0.5 + static_cast<double>(vectors) * (wide ? 1.0 : 0.5);
-    constexpr double kLatency = 4.0;
-    return std::max({fma, loads, kLatency});
+/// Vector instructions a cycle, of FMA and of loads, for a vector of that many floats. Processors that split
+/// 512-bit instructions in two halves (Zen 4) do as many FMAs a second with either width: there the narrow one wins
+/// where it wastes fewer columns.
+double vectors_per_cycle(int vector) {
+    static const bool split = splits_wide_vectors();
+    return vector == 16 && split ? 1.0 : 2.0;
+}
+
+struct Tiling {
+    Tiling(const TileLoop::Problem& problem, PanelWidth width)
+        : limit(max_tile_rows(kernel_isa(width.vector), width.nr / width.vector)),
+          tiles(ceil_div(problem.rows, limit)),
+          small(problem.rows / tiles),
+          large(problem.rows % tiles) {}
+    int64_t limit, tiles;
+    int64_t small, large;  ///< `large` tiles of small+1 rows, the others of `small`
+};
+
+/// Cycles for one tile: each step of k is bound by the FMAs, by the latency of their chains or by the loads; entering
+/// and leaving the tile costs a call's share and a pass over C.
+double tile_cycles(double k, int64_t rows, int64_t vectors, int vector) {
+    constexpr double kFmaLatency = 4, kTileOverhead = 16;
+    const double rate = vectors_per_cycle(vector);
+    const auto registers = static_cast<double>(rows * vectors), loads = static_cast<double>(rows + vectors);
+    const double step = std::max({registers / rate, loads / rate, kFmaLatency}) + 0.02 * loads;
+    return k * step + kTileOverhead + 2 * registers / rate;
+}
+
+double problem_cycles(const TileLoop::Problem& problem, PanelWidth width) {
+    const Tiling tiling(problem, width);
+    const auto k = static_cast<double>(problem.k * problem.segments);
+    const int64_t full = width.nr / width.vector, columns = ceil_div(problem.n, width.vector);
+    const auto panel = [&](int64_t vectors) {
+        return static_cast<double>(tiling.large) * tile_cycles(k, tiling.small + 1, vectors, width.vector) +
+               static_cast<double>(tiling.tiles - tiling.large) * tile_cycles(k, tiling.small, vectors, width.vector);
+    };
+    return static_cast<double>(columns / full) * panel(full) + (columns % full != 0 ? panel(columns % full) : 0.0);
 }
 
 }  // namespace
 
-int choose_panel_width(Isa isa, int64_t rows, int64_t n) {
-    const int vl = vector_floats(isa);
-    const int64_t columns = ceil_div(n, vl);
-    if (rows == 0) return vl;
+PanelWidth choose_panel_width(Isa isa, const TileLoop::Problem& problem) {
+    PanelWidth chosen{vector_floats(isa), vector_floats(isa)};
+    if (problem.rows == 0 || problem.n == 0) return chosen;
     double best = std::numeric_limits<double>::max();
-    int chosen = 1;
-    for (int vectors = 1; vectors <= kMaxTileVectors; ++vectors) {
-        const int limit = max_tile_rows(isa, vectors);
-        if (limit < 1 || (vectors > columns && vectors > 1)) continue;
-        const int64_t tiles = ceil_div(rows, limit);
-        const int64_t small = rows / tiles, large = rows % tiles;
-        // Entering and leaving a tile costs about as much as a few steps of k.
-        const auto line_cycles = [&](int64_t v) {
-            return static_cast<double>(large) * step_cycles(isa, small + 1, v) +
-                   static_cast<double>(tiles - large) * step_cycles(isa, small, v);
-        };
-        double cycles = static_cast<double>(columns / vectors) * line_cycles(vectors);
-        if (columns % vectors != 0) cycles += line_cycles(columns % vectors);
-        // Ties go to the tile that loads least.
-        const double loads =
-            static_cast<double>(tiles * columns) + static_cast<double>(ceil_div(columns, vectors) * rows);
-        cycles += 0.02 * loads;
-        if (cycles < best) {
-            best = cycles;
-            chosen = vectors;
+    for (int vector = vector_floats(isa); vector >= 8; vector /= 2) {
+        for (int vectors = 1; vectors <= kMaxTileVectors; ++vectors) {
+            const PanelWidth width{vectors * vector, vector};
+            if (max_tile_rows(kernel_isa(vector), vectors) < 1 || (vectors - 1) * vector >= problem.n) continue;
+            const double cycles = problem_cycles(problem, width);
+            if (cycles < best) {
+                best = cycles;
+                chosen = width;
+            }
         }
     }
-    return chosen * vl;
+    return chosen;
 }
 
-TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, int nr) : problem_(problem) {
-    const int vl = vector_floats(isa);
-    layout_ = {problem.k * problem.segments, problem.n, nr != 0 ? nr : choose_panel_width(isa, problem.rows, problem.n),
-               vl};
+TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, PanelWidth width) : problem_(problem) {
+    if (width.nr == 0) width = choose_panel_width(isa, problem);
+    if (width.vector > vector_floats(isa) || width.vector < 8 || width.nr % width.vector != 0 ||
+        max_tile_rows(kernel_isa(width.vector), width.nr / width.vector) < 1) {
+        fail(ErrorCode::invalid_argument, "no kernel for panels of " + std::to_string(width.nr) +
+                                              " columns in vectors of " + std::to_string(width.vector) + " on " +
+                                              std::string(to_string(isa)));
+    }
+    layout_ = {problem.k * problem.segments, problem.n, width.nr, width.vector};
     if (problem.rows == 0 || problem.n == 0) return;
-    const int vectors = static_cast<int>(std::min<int64_t>(layout_.nr, layout_.width(0)) / vl);
-    const int limit = max_tile_rows(isa, vectors);
-    tiles_ = ceil_div(problem.rows, limit);
-    tile_rows_ = problem.rows / tiles_;
-    large_tiles_ = problem.rows % tiles_;
+    // A matrix narrower than a panel has one panel of fewer vectors, which allow more rows.
+    width.nr = static_cast<int32_t>(layout_.width(0));
+    const Tiling tiling(problem, width);
+    tiles_ = tiling.tiles;
+    tile_rows_ = tiling.small;
+    large_tiles_ = tiling.large;
     split_k();
 
     const int64_t a_bytes_per_tile = (tile_rows_ + 1) * blocks_[0].k * blocks_[0].segments * 4;
     group_tiles_ = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, a_bytes_per_tile));
+    generate_kernels(post_ops);
+}
 
+void TileLoop::generate_kernels(const PostOps& post_ops) {
     const int64_t last = layout_.panels() - 1;
     for (const Stage stage : {whole_k, first_block, middle_block, last_block}) {
         if ((stage == whole_k) != (blocks_.size() == 1)) continue;
@@ -83,10 +117,10 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, int
                 if (panel == full_panel && last == 0) continue;
                 const int64_t p = panel == full_panel ? 0 : last;
                 GemmKernelKey key;
-                key.isa = isa;
+                key.isa = kernel_isa(layout_.vector);
                 key.rows = static_cast<int>(tile_rows_ + (tile == large_tile ? 1 : 0));
-                key.vectors = static_cast<int>(layout_.width(p) / vl);
-                key.masked = panel == last_panel && problem.n % vl != 0;
+                key.vectors = static_cast<int>(layout_.width(p) / layout_.vector);
+                key.masked = panel == last_panel && problem_.n % layout_.vector != 0;
                 key.accumulate = stage == middle_block || stage == last_block;
                 if (stage == whole_k || stage == last_block) key.post_ops = post_ops;
                 kernels_[stage][panel][tile] = gemm_kernel(key);

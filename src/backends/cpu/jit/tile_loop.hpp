@@ -40,8 +40,8 @@ class TileLoop {
     };
 
     TileLoop() = default;
-    /// Generates the kernels. `nr` = 0 chooses the panel width.
-    TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, int nr);
+    /// Generates the kernels. A width of 0 is chosen from the shape.
+    TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, PanelWidth width);
 
     const PackLayout& layout() const { return layout_; }
     const Problem& problem() const { return problem_; }
@@ -63,6 +63,7 @@ class TileLoop {
     enum Stage { whole_k, first_block, middle_block, last_block };
 
     void split_k();
+    void generate_kernels(const PostOps& post_ops);
     void run_panel(const Call& call, const KBlock& block, Stage stage, int64_t panel, int64_t first_tile,
                    int64_t last_tile, const float* next) const;
 
@@ -87,7 +88,7 @@ struct TaskGrid {
 /// Cuts the columns first where B is the larger side, else the rows; some tasks more than threads, to balance them.
 TaskGrid split_tasks(int64_t tiles, int64_t panels, int64_t m, int64_t n, int threads);
 
-/// The panel width that suits lines of `rows` rows and n columns on that ISA.
-int choose_panel_width(Isa isa, int64_t rows, int64_t n);
+/// The panel width that suits the problem on that ISA and this processor.
+PanelWidth choose_panel_width(Isa isa, const TileLoop::Problem& problem);
 
 }  // namespace planish::cpu
