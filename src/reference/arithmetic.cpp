@@ -31,18 +31,26 @@ void bitwise(RefContext& ctx, Fn fn) {
 /// Quotient rounded toward zero. Division by zero gives 0 and the lowest / -1 wraps, as in NumPy: no trap.
 template <typename T>
 T quotient(T a, T b) {
-    if constexpr (std::is_floating_point_v<T>) return a / b;
-    else if (b == 0) return 0;
-    else if constexpr (std::is_signed_v<T>) return b == -1 ? static_cast<T>(0 - static_cast<uint64_t>(a)) : a / b;
-    else return a / b;
+    if constexpr (std::is_floating_point_v<T>)
+        return a / b;
+    else if (b == 0)
+        return 0;
+    else if constexpr (std::is_signed_v<T>)
+        return b == -1 ? static_cast<T>(0 - static_cast<uint64_t>(a)) : a / b;
+    else
+        return a / b;
 }
 
 template <typename T>
 T remainder_truncated(T a, T b) {
-    if constexpr (std::is_floating_point_v<T>) return std::fmod(a, b);
-    else if (b == 0) return 0;
-    else if constexpr (std::is_signed_v<T>) return b == -1 ? 0 : a % b;
-    else return a % b;
+    if constexpr (std::is_floating_point_v<T>)
+        return std::fmod(a, b);
+    else if (b == 0)
+        return 0;
+    else if constexpr (std::is_signed_v<T>)
+        return b == -1 ? 0 : a % b;
+    else
+        return a % b;
 }
 
 /// a - floor(a / b) * b: the result has the divisor's sign, zeros included.
@@ -97,9 +105,8 @@ void mul(RefContext& ctx) {
 
 void div(RefContext& ctx) {
     const DType dtype = ctx.input(0).dtype();
-    with_arithmetic(dtype, [&](auto t) {
-        map_binary<decltype(t)>(ctx, dtype, [](auto a, auto b) { return quotient(a, b); });
-    });
+    with_arithmetic(
+        dtype, [&](auto t) { map_binary<decltype(t)>(ctx, dtype, [](auto a, auto b) { return quotient(a, b); }); });
 }
 
 void mod(RefContext& ctx) {
@@ -147,9 +154,15 @@ void bitwise_xor(RefContext& ctx) {
 void bitwise_not(RefContext& ctx) {
     map_unary<uint64_t>(ctx, ctx.input(0).dtype(), [](uint64_t a) { return ~a; });
 }
-void logical_and(RefContext& ctx) { bitwise_and(ctx); }
-void logical_or(RefContext& ctx) { bitwise_or(ctx); }
-void logical_xor(RefContext& ctx) { bitwise_xor(ctx); }
+void logical_and(RefContext& ctx) {
+    bitwise_and(ctx);
+}
+void logical_or(RefContext& ctx) {
+    bitwise_or(ctx);
+}
+void logical_xor(RefContext& ctx) {
+    bitwise_xor(ctx);
+}
 void logical_not(RefContext& ctx) {
     map_unary<uint64_t>(ctx, DType::boolean, [](uint64_t a) { return uint64_t{a == 0}; });
 }
@@ -183,21 +196,25 @@ void greater_or_equal(RefContext& ctx) {
 void max(RefContext& ctx) {
     with_arithmetic(ctx.input(0).dtype(), [&](auto t) {
         using T = decltype(t);
-        map_fold<T>(ctx, [](T a, T b) { return nan_max(a, b); }, [](T a) { return a; });
+        map_fold<T>(
+            ctx, [](T a, T b) { return nan_max(a, b); }, [](T a) { return a; });
     });
 }
 void min(RefContext& ctx) {
     with_arithmetic(ctx.input(0).dtype(), [&](auto t) {
         using T = decltype(t);
-        map_fold<T>(ctx, [](T a, T b) { return nan_min(a, b); }, [](T a) { return a; });
+        map_fold<T>(
+            ctx, [](T a, T b) { return nan_min(a, b); }, [](T a) { return a; });
     });
 }
 void sum(RefContext& ctx) {
-    map_fold<double>(ctx, [](double a, double b) { return a + b; }, [](double a) { return a; });
+    map_fold<double>(
+        ctx, [](double a, double b) { return a + b; }, [](double a) { return a; });
 }
 void mean(RefContext& ctx) {
     const double n = ctx.input_count();
-    map_fold<double>(ctx, [](double a, double b) { return a + b; }, [n](double a) { return a / n; });
+    map_fold<double>(
+        ctx, [](double a, double b) { return a + b; }, [n](double a) { return a / n; });
 }
 
 /// min(high, max(low, x)): `high` wins where low > high; NaN stays NaN.
@@ -230,8 +247,10 @@ void prelu(RefContext& ctx) {
     with_arithmetic(dtype, [&](auto t) {
         using T = decltype(t);
         map_binary<T>(ctx, dtype, [](T x, T slope) {
-            if constexpr (std::is_floating_point_v<T>) return x < 0 ? slope * x : x;
-            else return x < 0 ? static_cast<T>(static_cast<uint64_t>(slope) * static_cast<uint64_t>(x)) : x;
+            if constexpr (std::is_floating_point_v<T>)
+                return x < 0 ? slope * x : x;
+            else
+                return x < 0 ? static_cast<T>(static_cast<uint64_t>(slope) * static_cast<uint64_t>(x)) : x;
         });
     });
 }
@@ -262,12 +281,18 @@ void where(RefContext& ctx) {
     Tensor& out = ctx.output(0, x.dtype(), broadcast_inputs(ctx, 0, 3));
     const BroadcastWalk walk(out.dims(), {condition.dims(), x.dims(), y.dims()});
     switch (x.dtype() == DType::string ? 0 : bit_width(x.dtype())) {
-        case 8: return select_bytes<1>(walk, condition, x, y, out);
-        case 16: return select_bytes<2>(walk, condition, x, y, out);
-        case 32: return select_bytes<4>(walk, condition, x, y, out);
-        case 64: return select_bytes<8>(walk, condition, x, y, out);
-        case 128: return select_bytes<16>(walk, condition, x, y, out);
-        default: break;
+        case 8:
+            return select_bytes<1>(walk, condition, x, y, out);
+        case 16:
+            return select_bytes<2>(walk, condition, x, y, out);
+        case 32:
+            return select_bytes<4>(walk, condition, x, y, out);
+        case 64:
+            return select_bytes<8>(walk, condition, x, y, out);
+        case 128:
+            return select_bytes<16>(walk, condition, x, y, out);
+        default:
+            break;
     }
     // Strings and packed types: one element at a time, in order (neighbours share a byte).
     std::vector<double> picked(static_cast<size_t>(out.size()));

@@ -45,8 +45,7 @@ BroadcastWalk::BroadcastWalk(const Dims& out, const std::vector<Dims>& operands)
     for (size_t d = out.size(); d-- > 0;) {
         if (out[d] == 1) continue;
         bool merge = !sizes.empty();
-        for (size_t k = 0; merge && k < operands.size(); ++k)
-            merge = strides[k][d] == merged[k].back() * sizes.back();
+        for (size_t k = 0; merge && k < operands.size(); ++k) merge = strides[k][d] == merged[k].back() * sizes.back();
         if (merge) {
             sizes.back() *= out[d];
             continue;

@@ -20,7 +20,9 @@ void convert(const void* data, int64_t first, int64_t stride, int64_t count, To*
         for (int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(in[i * stride]);
 }
 
-double bf16_to_double(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+double bf16_to_double(uint16_t bits) {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 double f16_to_double(uint16_t bits) {
     const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
@@ -42,16 +44,26 @@ void read_any(const Tensor& t, int64_t first, int64_t stride, int64_t count, To*
     }
     const void* data = t.raw();
     switch (t.dtype()) {
-        case DType::f32: return convert<float>(data, first, stride, count, out);
-        case DType::f64: return convert<double>(data, first, stride, count, out);
-        case DType::u8: return convert<uint8_t>(data, first, stride, count, out);
-        case DType::i8: return convert<int8_t>(data, first, stride, count, out);
-        case DType::u16: return convert<uint16_t>(data, first, stride, count, out);
-        case DType::i16: return convert<int16_t>(data, first, stride, count, out);
-        case DType::u32: return convert<uint32_t>(data, first, stride, count, out);
-        case DType::i32: return convert<int32_t>(data, first, stride, count, out);
-        case DType::u64: return convert<uint64_t>(data, first, stride, count, out);
-        case DType::i64: return convert<int64_t>(data, first, stride, count, out);
+        case DType::f32:
+            return convert<float>(data, first, stride, count, out);
+        case DType::f64:
+            return convert<double>(data, first, stride, count, out);
+        case DType::u8:
+            return convert<uint8_t>(data, first, stride, count, out);
+        case DType::i8:
+            return convert<int8_t>(data, first, stride, count, out);
+        case DType::u16:
+            return convert<uint16_t>(data, first, stride, count, out);
+        case DType::i16:
+            return convert<int16_t>(data, first, stride, count, out);
+        case DType::u32:
+            return convert<uint32_t>(data, first, stride, count, out);
+        case DType::i32:
+            return convert<int32_t>(data, first, stride, count, out);
+        case DType::u64:
+            return convert<uint64_t>(data, first, stride, count, out);
+        case DType::i64:
+            return convert<int64_t>(data, first, stride, count, out);
         case DType::boolean: {
             const auto* in = static_cast<const uint8_t*>(data) + first;
             for (int64_t i = 0; i < count; ++i) out[i] = static_cast<To>(in[i * stride] != 0);
@@ -91,8 +103,10 @@ template <typename To, typename From>
 void store(const From* in, int64_t count, void* data, int64_t first) {
     To* out = static_cast<To*>(data) + first;
     for (int64_t i = 0; i < count; ++i) {
-        if constexpr (std::is_same_v<From, double> && std::is_integral_v<To>) out[i] = static_cast<To>(truncate(in[i]));
-        else out[i] = static_cast<To>(in[i]);
+        if constexpr (std::is_same_v<From, double> && std::is_integral_v<To>)
+            out[i] = static_cast<To>(truncate(in[i]));
+        else
+            out[i] = static_cast<To>(in[i]);
     }
 }
 
@@ -101,16 +115,26 @@ void write_any(const From* in, int64_t count, Tensor& t, int64_t first) {
     if (count == 0) return;
     void* data = t.raw();
     switch (t.dtype()) {
-        case DType::f32: return store<float>(in, count, data, first);
-        case DType::f64: return store<double>(in, count, data, first);
-        case DType::u8: return store<uint8_t>(in, count, data, first);
-        case DType::i8: return store<int8_t>(in, count, data, first);
-        case DType::u16: return store<uint16_t>(in, count, data, first);
-        case DType::i16: return store<int16_t>(in, count, data, first);
-        case DType::u32: return store<uint32_t>(in, count, data, first);
-        case DType::i32: return store<int32_t>(in, count, data, first);
-        case DType::u64: return store<uint64_t>(in, count, data, first);
-        case DType::i64: return store<int64_t>(in, count, data, first);
+        case DType::f32:
+            return store<float>(in, count, data, first);
+        case DType::f64:
+            return store<double>(in, count, data, first);
+        case DType::u8:
+            return store<uint8_t>(in, count, data, first);
+        case DType::i8:
+            return store<int8_t>(in, count, data, first);
+        case DType::u16:
+            return store<uint16_t>(in, count, data, first);
+        case DType::i16:
+            return store<int16_t>(in, count, data, first);
+        case DType::u32:
+            return store<uint32_t>(in, count, data, first);
+        case DType::i32:
+            return store<int32_t>(in, count, data, first);
+        case DType::u64:
+            return store<uint64_t>(in, count, data, first);
+        case DType::i64:
+            return store<int64_t>(in, count, data, first);
         case DType::boolean: {
             auto* out = static_cast<uint8_t*>(data) + first;
             for (int64_t i = 0; i < count; ++i) out[i] = in[i] != 0;
@@ -138,9 +162,15 @@ void read(const Tensor& t, int64_t first, int64_t stride, int64_t count, uint64_
     read_any(t, first, stride, count, reinterpret_cast<int64_t*>(out));
 }
 
-void write(const double* in, int64_t count, Tensor& t, int64_t first) { write_any(in, count, t, first); }
-void write(const int64_t* in, int64_t count, Tensor& t, int64_t first) { write_any(in, count, t, first); }
-void write(const uint64_t* in, int64_t count, Tensor& t, int64_t first) { write_any(in, count, t, first); }
+void write(const double* in, int64_t count, Tensor& t, int64_t first) {
+    write_any(in, count, t, first);
+}
+void write(const int64_t* in, int64_t count, Tensor& t, int64_t first) {
+    write_any(in, count, t, first);
+}
+void write(const uint64_t* in, int64_t count, Tensor& t, int64_t first) {
+    write_any(in, count, t, first);
+}
 
 Arithmetic arithmetic_of(DType dtype) {
     switch (dtype) {
@@ -149,15 +179,18 @@ Arithmetic arithmetic_of(DType dtype) {
         case DType::u32:
         case DType::u64:
         case DType::u4:
-        case DType::u2: return Arithmetic::unsigned_integer;
+        case DType::u2:
+            return Arithmetic::unsigned_integer;
         case DType::i8:
         case DType::i16:
         case DType::i32:
         case DType::i64:
         case DType::i4:
         case DType::i2:
-        case DType::boolean: return Arithmetic::signed_integer;
-        default: return Arithmetic::real;
+        case DType::boolean:
+            return Arithmetic::signed_integer;
+        default:
+            return Arithmetic::real;
     }
 }
 

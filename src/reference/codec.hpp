@@ -41,9 +41,12 @@ Arithmetic arithmetic_of(DType dtype);
 template <typename Fn>
 void with_arithmetic(DType dtype, Fn&& fn) {
     switch (arithmetic_of(dtype)) {
-        case Arithmetic::real: return fn(double{});
-        case Arithmetic::signed_integer: return fn(int64_t{});
-        case Arithmetic::unsigned_integer: return fn(uint64_t{});
+        case Arithmetic::real:
+            return fn(double{});
+        case Arithmetic::signed_integer:
+            return fn(int64_t{});
+        case Arithmetic::unsigned_integer:
+            return fn(uint64_t{});
     }
 }
 

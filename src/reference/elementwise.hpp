@@ -28,10 +28,10 @@ class BroadcastWalk {
     void for_each_run(FunctionRef<void(int64_t first, int64_t count, const int64_t* operand_firsts)> fn) const;
 
   private:
-    int64_t inner_ = 1;                      // length of the innermost merged axis
-    Dims outer_;                             // lengths of the other merged axes, outermost first
-    std::vector<Dims> outer_strides_;        // for each operand, along outer_
-    std::vector<int64_t> inner_strides_;     // for each operand, along the innermost axis
+    int64_t inner_ = 1;                   // length of the innermost merged axis
+    Dims outer_;                          // lengths of the other merged axes, outermost first
+    std::vector<Dims> outer_strides_;     // for each operand, along outer_
+    std::vector<int64_t> inner_strides_;  // for each operand, along the innermost axis
 };
 
 /// output 0 = fn(a), computed in T.

@@ -25,10 +25,14 @@ double sigmoid_of(double x) {
     return e / (1 + e);
 }
 
-double softplus_of(double x) { return std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+double softplus_of(double x) {
+    return std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
+}
 
 /// min(1, max(0, x)), NaN stays.
-double unit_clamp(double x) { return x < 0 ? 0 : x > 1 ? 1 : x; }
+double unit_clamp(double x) {
+    return x < 0 ? 0 : x > 1 ? 1 : x;
+}
 
 }  // namespace
 
@@ -37,9 +41,12 @@ void abs(RefContext& ctx) {
     with_arithmetic(dtype, [&](auto t) {
         using T = decltype(t);
         map_unary<T>(ctx, dtype, [](T x) {
-            if constexpr (std::is_floating_point_v<T>) return std::fabs(x);
-            else if constexpr (std::is_signed_v<T>) return x < 0 ? static_cast<T>(0 - static_cast<uint64_t>(x)) : x;
-            else return x;
+            if constexpr (std::is_floating_point_v<T>)
+                return std::fabs(x);
+            else if constexpr (std::is_signed_v<T>)
+                return x < 0 ? static_cast<T>(0 - static_cast<uint64_t>(x)) : x;
+            else
+                return x;
         });
     });
 }
@@ -48,8 +55,10 @@ void neg(RefContext& ctx) {
     with_modular_arithmetic(dtype, [&](auto t) {
         using T = decltype(t);
         map_unary<T>(ctx, dtype, [](T x) {
-            if constexpr (std::is_floating_point_v<T>) return -x;
-            else return T{0} - x;
+            if constexpr (std::is_floating_point_v<T>)
+                return -x;
+            else
+                return T{0} - x;
         });
     });
 }
@@ -138,7 +147,9 @@ void is_inf(RefContext& ctx) {
     predicate(ctx, [=](double x) { return std::isinf(x) && (x > 0 ? positive : negative); });
 }
 
-void sigmoid(RefContext& ctx) { real_unary(ctx, sigmoid_of); }
+void sigmoid(RefContext& ctx) {
+    real_unary(ctx, sigmoid_of);
+}
 void hard_sigmoid(RefContext& ctx) {
     const double alpha = ctx.real("alpha"), beta = ctx.real("beta");
     real_unary(ctx, [=](double x) { return unit_clamp(alpha * x + beta); });
@@ -183,7 +194,9 @@ void selu(RefContext& ctx) {
     const double alpha = ctx.real("alpha"), gamma = ctx.real("gamma");
     real_unary(ctx, [=](double x) { return gamma * (x <= 0 ? alpha * std::expm1(x) : x); });
 }
-void softplus(RefContext& ctx) { real_unary(ctx, softplus_of); }
+void softplus(RefContext& ctx) {
+    real_unary(ctx, softplus_of);
+}
 void softsign(RefContext& ctx) {
     real_unary(ctx, [](double x) { return x / (1 + std::fabs(x)); });
 }

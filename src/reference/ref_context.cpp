@@ -44,6 +44,8 @@ int64_t RefContext::axis(std::string_view name, int64_t rank) const {
     return given < 0 ? given + rank : given;
 }
 
-void RefContext::error(std::string message) const { fail(ErrorCode::invalid_argument, std::move(message)); }
+void RefContext::error(std::string message) const {
+    fail(ErrorCode::invalid_argument, std::move(message));
+}
 
 }  // namespace planish
