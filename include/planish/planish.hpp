@@ -39,7 +39,8 @@ using TensorMap = std::map<std::string, Tensor>;
 
 // ---------------------------------------------------------------------------------------------------- building
 
-/// The shapes that an input will have: kernels are tuned for `opt`, any shape from `min` to `max` is accepted.
+/// The shapes that an input will have: the plan is compiled and verified for `opt`. Where min = max the size is fixed.
+/// Other shapes that the model allows still run; they are compiled when first met.
 struct ShapeRange {
     Dims min, opt, max;
 };
@@ -111,16 +112,18 @@ struct NamedView {
 };
 
 struct LoadOptions {
-    std::string device = "auto";  ///< "auto", "cpu"; a device that is not there is an error, never a silent fallback
-    int threads = 0;              ///< that one run may use; 0: as many as the process may use
+    std::string device =
+        "auto";              ///< "auto", "cpu", "cpu:avx2"; one that is not there is an error, never a silent fallback
+    int threads = 0;         ///< that one run may use; 0: as many as the process may use
     int cached_shapes = 16;  ///< programs kept, one for each set of input shapes, least recently used dropped first
     bool only_reference = false;  ///< run in the reference interpreter
 };
 
 /// What an engine is made of. Sizes in bytes.
 struct EngineInfo {
-    std::string device;  ///< "cpu"
-    std::string target;  ///< compiled section in use ("cpu:avx512"), or how the plan was compiled without one
+    std::string device;             ///< "cpu"
+    std::string target;             ///< what the kernels are made for: "cpu:avx512"
+    bool compiled_at_load = false;  ///< the plan has no section for this target: compiled from its portable core
     int threads = 0;
     int64_t weight_bytes = 0;  ///< constants of the plan, shared by all contexts and, when mapped, by processes
     int64_t packed_bytes = 0;  ///< weights repacked for this machine, shared by all contexts

@@ -13,15 +13,22 @@ namespace planish::runtime {
 
 struct Compiled {
     std::unique_ptr<Program> program;  // null: only the interpreter can run it
-    std::string interpreted;           // why, naming the value whose shape depends on data
+    std::unique_ptr<Graph> graph;      // then: what it runs, with the input shapes bound
+    std::string interpreted;           // then: why, naming the value whose shape depends on data
 };
 
 /// Specialises `graph` to `shapes` (in input order) and compiles it with `backend`.
 Compiled compile(const Graph& graph, const std::vector<Dims>& shapes, const Backend& backend,
                  const CompileOptions& options);
 
-/// The backend behind a device string ("auto", "cpu"). Errors: unsupported (a known device this build lacks),
-/// invalid_argument (an unknown one).
-const Backend& find_backend(const std::string& device);
+struct Device {
+    const Backend* backend;
+    std::string name;    // "cpu"
+    std::string target;  // "cpu:avx512": what to compile for
+};
+
+/// The device behind a string: "auto", "cpu", "cpu:avx2". Errors: unsupported (a known device or instruction set that
+/// this build or machine lacks), invalid_argument (an unknown one).
+Device find_device(const std::string& device);
 
 }  // namespace planish::runtime

@@ -1,0 +1,248 @@
+// Engine: a plan, a device, and the programs compiled for the input shapes met so far.
+#include <unordered_set>
+
+#include "base/thread_pool.hpp"
+#include "plan/plan_io.hpp"
+#include "runtime/engine_impl.hpp"
+#include "runtime/input_check.hpp"
+
+namespace planish {
+namespace {
+
+TensorInfo describe(const Value& value) {
+    TensorInfo info{value.name, value.type.dtype, {}, value.type.shape.has_value(), "tensor"};
+    if (value.type.kind == Kind::sequence) info.kind = "sequence";
+    if (value.type.kind == Kind::optional) info.kind = "optional";
+    if (!value.type.shape) return info;
+    for (const Dim& dim : *value.type.shape) {
+        std::vector<std::string> names;
+        if (dim.is_symbol()) dim.collect_symbols(names);
+        info.shape.push_back(names.size() == 1 ? names[0] : dim.contains_unknown() ? "?" : dim.to_string());
+    }
+    return info;
+}
+
+int index_of(std::span<Value* const> values, std::string_view name) {
+    for (size_t i = 0; i < values.size(); ++i)
+        if (values[i]->name == name) return static_cast<int>(i);
+    return -1;
+}
+
+void append_key(std::vector<int64_t>& key, const Value& input, const Dims& dims) {
+    key.push_back(static_cast<int64_t>(input.type.dtype));
+    key.push_back(static_cast<int64_t>(dims.size()));
+    key.insert(key.end(), dims.begin(), dims.end());
+}
+
+/// Shapes to compile at load: what the plan was tuned for, or the graph's own when they are all fixed.
+std::optional<std::vector<Dims>> shapes_at_load(const plan::PlanContents& contents) {
+    if (!contents.profiles.empty()) return contents.profiles[0].opt;
+    std::vector<Dims> shapes;
+    for (const Value* input : contents.graph->inputs()) {
+        if (!input->has_static_shape()) return std::nullopt;
+        shapes.push_back(input->dims());
+    }
+    return shapes;
+}
+
+void count_constants(const Graph& graph, std::unordered_set<const void*>& seen, int64_t& bytes) {
+    for (const Value* value : graph.values())
+        if (value->is_constant() && seen.insert(value->constant->raw()).second) bytes += value->constant->bytes();
+    for (const auto& node : graph.nodes())
+        for (const auto& [name, attribute] : node->attributes)
+            if (const GraphPtr* body = std::get_if<GraphPtr>(&attribute)) count_constants(**body, seen, bytes);
+}
+
+}  // namespace
+
+std::string_view version() {
+    return PLANISH_VERSION;
+}
+
+Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOptions& options)
+    : contents(std::move(plan)), device(runtime::find_device(options.device)), cache(options.cached_shapes) {
+    if (options.threads < 0)
+        fail(ErrorCode::invalid_argument, "threads is " + std::to_string(options.threads),
+             "give a positive number, or 0 for as many as the process may use");
+    if (options.cached_shapes < 1)
+        fail(ErrorCode::invalid_argument, "cached_shapes is " + std::to_string(options.cached_shapes),
+             "keep at least the program of one set of input shapes");
+    const int available = ThreadPool::process().size();
+    threads = options.threads == 0 ? available : std::min(options.threads, available);
+    compile_options.target = device.target;
+    compile_options.threads = threads;
+    compile_options.packed = &packed;
+    compile_options.only_reference = options.only_reference;
+    compiled_at_load = true;
+    for (const plan::Section& section : contents->sections) {
+        if (section.target != device.target) continue;
+        compiled_at_load = false;
+        for (const plan::Tactic& tactic : section.tactics)
+            compile_options.tactics[tactic.region] = tactic.implementation;
+    }
+    for (const Value* input : graph().inputs()) {
+        inputs.push_back(describe(*input));
+        tensors_only = tensors_only && input->type.kind == Kind::tensor;
+    }
+    for (const Value* output : graph().outputs()) outputs.push_back(describe(*output));
+    if (!tensors_only) return;
+    if (const auto shapes = shapes_at_load(*contents)) {
+        std::vector<int64_t> key;
+        for (size_t i = 0; i < shapes->size(); ++i) append_key(key, *graph().inputs()[i], (*shapes)[i]);
+        prepare(key, *shapes);
+    }
+}
+
+int Engine::Impl::input_index(std::string_view name) const {
+    return index_of(graph().inputs(), name);
+}
+
+int Engine::Impl::output_index(std::string_view name) const {
+    return index_of(graph().outputs(), name);
+}
+
+std::shared_ptr<const runtime::Prepared> Engine::Impl::prepare(std::span<const int64_t> key,
+                                                               const std::vector<Dims>& shapes) const {
+    auto make = [&]() -> std::shared_ptr<const runtime::Prepared> {
+        auto prepared = std::make_shared<runtime::Prepared>();
+        prepared->compiled = runtime::compile(graph(), shapes, *device.backend, compile_options);
+        const Program* program = prepared->compiled.program.get();
+        if (program == nullptr) return prepared;
+        if (program->outputs().size() != outputs.size())
+            fail(ErrorCode::internal, "the program delivers " + std::to_string(program->outputs().size()) + " of " +
+                                          std::to_string(outputs.size()) + " outputs");
+        for (const Port& port : program->inputs()) {
+            const int index = input_index(port.name);
+            if (index < 0)
+                fail(ErrorCode::internal, "the program has an input '" + port.name + "' that the plan has not");
+            prepared->input_of_port.push_back(index);
+        }
+        for (const Port& port : program->outputs()) prepared->output_dims.push_back(port.dims);
+        return prepared;
+    };
+    return cache.get(key, make);
+}
+
+EngineInfo Engine::Impl::info() const {
+    EngineInfo result;
+    result.device = device.name;
+    result.target = device.target;
+    result.compiled_at_load = compiled_at_load;
+    result.threads = threads;
+    std::unordered_set<const void*> seen;
+    count_constants(graph(), seen, result.weight_bytes);
+    result.packed_bytes = packed.bytes();
+    if (!tensors_only) result.interpreted = "an input is a sequence or an optional";
+    cache.for_each([&](const runtime::Prepared& prepared) {
+        ++result.programs;
+        if (prepared.compiled.program)
+            result.arena_bytes = std::max(result.arena_bytes, prepared.compiled.program->arena_bytes());
+        else
+            result.interpreted = prepared.compiled.interpreted;
+    });
+    const plan::Provenance& p = contents->provenance;
+    for (const auto& [key, value] : p.source) result.provenance.emplace_back("source." + key, value);
+    for (const auto& [key, value] : p.options) result.provenance.emplace_back("option." + key, value);
+    for (const auto& [key, value] : p.versions) result.provenance.emplace_back("version." + key, value);
+    for (const auto& [key, value] : p.metadata) result.provenance.emplace_back("metadata." + key, value);
+    return result;
+}
+
+// ---- the public face
+
+Engine::Engine(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+
+std::span<const TensorInfo> Engine::inputs() const {
+    return impl_->inputs;
+}
+
+std::span<const TensorInfo> Engine::outputs() const {
+    return impl_->outputs;
+}
+
+Context Engine::create_context() const {
+    return Context(std::make_unique<Context::Impl>(impl_));
+}
+
+TensorMap Engine::run(const TensorMap& inputs) const {
+    return create_context().run(inputs);
+}
+
+namespace {
+
+std::shared_ptr<const runtime::Prepared> prepare_for(const Engine::Impl& engine, std::span<const Dims> shapes) {
+    const auto& inputs = engine.graph().inputs();
+    if (!engine.tensors_only) return std::make_shared<runtime::Prepared>();
+    if (shapes.size() != inputs.size())
+        fail(ErrorCode::invalid_argument, "the plan has " + std::to_string(inputs.size()) + " inputs, " +
+                                              std::to_string(shapes.size()) + " shapes were given");
+    std::vector<TensorView> views(shapes.size());
+    std::vector<const TensorView*> pointers;
+    std::vector<int64_t> key;
+    static char somewhere;  // a shape has no data; the checks only want to see that it is not null
+    for (size_t i = 0; i < shapes.size(); ++i) {
+        views[i] = {inputs[i]->type.dtype, shapes[i], &somewhere};
+        pointers.push_back(&views[i]);
+        append_key(key, *inputs[i], shapes[i]);
+    }
+    runtime::check_inputs(engine.graph(), pointers);
+    return engine.prepare(key, {shapes.begin(), shapes.end()});
+}
+
+}  // namespace
+
+void Engine::prepare(std::span<const Dims> shapes) const {
+    prepare_for(*impl_, shapes);
+}
+
+EngineInfo Engine::info() const {
+    return impl_->info();
+}
+
+std::vector<LayerRow> Engine::layers(std::span<const Dims> shapes) const {
+    const auto prepared = prepare_for(*impl_, shapes);
+    std::vector<LayerRow> rows;
+    if (!prepared->compiled.program) return rows;
+    for (StepInfo& step : prepared->compiled.program->steps())
+        rows.push_back({step.name, step.layers, step.op, step.implementation, impl_->device.name, step.dtype,
+                        step.flops, step.bytes, std::move(step.refused)});
+    return rows;
+}
+
+Engine load(const std::filesystem::path& path, const LoadOptions& options) {
+    auto contents = std::make_shared<const plan::PlanContents>(plan::read(path));
+    try {
+        return Engine(std::make_shared<const Engine::Impl>(std::move(contents), options));
+    } catch (const Error& error) {
+        if (error.code() == ErrorCode::invalid_argument) throw;
+        throw error.with_context("'" + path.string() + "'");
+    }
+}
+
+Engine load(std::span<const std::byte> bytes, const LoadOptions& options) {
+    auto contents = std::make_shared<const plan::PlanContents>(plan::read(bytes, nullptr));
+    return Engine(std::make_shared<const Engine::Impl>(std::move(contents), options));
+}
+
+Engine load(const Plan& plan, const LoadOptions& options) {
+    return Engine(std::make_shared<const Engine::Impl>(plan.contents(), options));
+}
+
+// ---- Plan
+
+Plan::Plan(std::shared_ptr<const plan::PlanContents> contents, BuildReport report)
+    : contents_(std::move(contents)), report_(std::make_shared<const BuildReport>(std::move(report))) {}
+
+void Plan::save(const std::filesystem::path& path) const {
+    plan::write(*contents_, path);
+}
+
+std::vector<std::byte> Plan::bytes() const {
+    return plan::write_bytes(*contents_);
+}
+
+const BuildReport& Plan::report() const {
+    return *report_;
+}
+
+}  // namespace planish
