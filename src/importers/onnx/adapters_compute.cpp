@@ -91,6 +91,31 @@ void resize_11(Draft& d) {
                       "export with opset 13 or newer");
 }
 
+// Opset 8 scanned every element of a batch on its own, along its second axis. That is a scan over the batch, without
+// state, whose body is the scan of one element as it is today.
+void scan_8(Draft& d) {
+    if (d.has_input(0))
+        d.unsupported("has sequence lengths, which ONNX dropped in opset 9", "export with opset 9 or newer");
+    d.inputs.erase(d.inputs.begin());
+    auto each = std::make_shared<Graph>(d.name + "/batch");
+    std::vector<Value*> inside;
+    for (size_t i = 0; i < d.inputs.size() + d.captured.size(); ++i) {
+        const bool formal = i < d.inputs.size();
+        const Value* from = formal ? d.inputs[i] : d.captured[i - d.inputs.size()];
+        if (from == nullptr) d.invalid("misses its input " + std::to_string(i + 1));
+        Type type = from->type;
+        if (formal && type.shape && !type.shape->empty()) type.shape->erase(type.shape->begin());
+        inside.push_back(each->add_input(from->name, std::move(type)));
+    }
+    if (d.has("directions")) d.attributes["scan_input_directions"] = d.take("directions");
+    Attributes attributes = std::move(d.attributes);
+    if (!d.captured.empty()) attributes["captures"] = static_cast<int64_t>(d.captured.size());
+    const auto outputs = static_cast<int>(d.outputs.size());
+    Node* scan = each->add_node("Scan", std::move(inside), std::move(attributes), outputs, d.name);
+    for (Value* output : scan->outputs()) each->add_output(output);
+    d.attributes = {{"body", std::move(each)}, {"num_scan_inputs", static_cast<int64_t>(d.inputs.size())}};
+}
+
 // ---- Opsets 1-6 ----
 
 // b's axes lie at `axis` of a (default: at the end): append ones to b until NumPy's broadcasting does the same.
@@ -169,6 +194,7 @@ constexpr Adapter kAdapters[] = {
     {"", "RNN", 7, rnn_1},
     {"", "Resize", 13, resize_11},
     {"", "RoiAlign", 16, roi_align_10},
+    {"", "Scan", 9, scan_8},
     {"", "Scatter", 11, scatter_9},
     {"", "Softmax", 13, softmax_1},
     {"", "Sub", 7, broadcast_6},

@@ -93,12 +93,11 @@ class Builder {
                          Scope& scope);
     void set_outputs(const pb::GraphProto& proto, Scope& scope);
 
-    GraphPtr import_body(const pb::GraphProto& proto, Scope& scope, const std::vector<Value*>& captured,
-                         const Draft& node);
+    GraphPtr import_body(const pb::GraphProto& proto, Scope& scope, const Draft& node);
     std::vector<Value*> captures_of(const BoundAttributes& attributes, const Scope& scope, const std::string& node);
 
     BoundAttributes bind_attributes(const pb::NodeProto& proto, Scope& scope);
-    Attribute to_attribute(const BoundAttribute& bound, const Draft& node, const std::vector<Value*>& captured);
+    Attribute to_attribute(const BoundAttribute& bound, const Draft& node);
     void fit_attributes(Draft& draft, const OpDef& row);
     int64_t version_of(const pb::NodeProto& proto, const Scope& scope);
     void check_against_schema(const pb::NodeProto& proto, int64_t version);
@@ -178,7 +177,7 @@ BoundAttributes Builder::bind_attributes(const pb::NodeProto& proto, Scope& scop
     return result;
 }
 
-Attribute Builder::to_attribute(const BoundAttribute& bound, const Draft& node, const std::vector<Value*>& captured) {
+Attribute Builder::to_attribute(const BoundAttribute& bound, const Draft& node) {
     const pb::AttributeProto& a = *bound.proto;
     switch (a.type()) {
         case pb::AttributeProto::INT:
@@ -200,7 +199,7 @@ Attribute Builder::to_attribute(const BoundAttribute& bound, const Draft& node, 
         case pb::AttributeProto::TYPE_PROTO:
             return to_string(to_type(a.tp(), node.name, unknown_dim));
         case pb::AttributeProto::GRAPH:
-            return import_body(a.g(), *bound.scope, captured, node);
+            return import_body(a.g(), *bound.scope, node);
         default:
             fail(ErrorCode::unsupported,
                  fmt::format("attribute '{}' of node '{}' is of a kind that no operator of this build takes", a.name(),
@@ -220,7 +219,7 @@ void Builder::fit_attributes(Draft& draft, const OpDef& row) {
             if (schema && schema->attributes().contains(name)) {
                 const auto& standard = schema->attributes().at(name);
                 harmless = standard.default_value.type() != pb::AttributeProto::UNDEFINED &&
-                           same_value(value, to_attribute({&standard.default_value, nullptr}, draft, {}));
+                           same_value(value, to_attribute({&standard.default_value, nullptr}, draft));
             }
             if (!harmless)
                 draft.unsupported("has an attribute '" + name + "' that this build does not know",
@@ -318,8 +317,7 @@ Type formal_type(const Draft& node, int index) {
     return type;
 }
 
-GraphPtr Builder::import_body(const pb::GraphProto& proto, Scope& scope, const std::vector<Value*>& captured,
-                              const Draft& node) {
+GraphPtr Builder::import_body(const pb::GraphProto& proto, Scope& scope, const Draft& node) {
     auto body = std::make_shared<Graph>(proto.name().empty() ? node.name + "/body" : proto.name());
     Scope inner{body.get(), &scope};
     inner.opsets = scope.opsets;
@@ -338,7 +336,7 @@ GraphPtr Builder::import_body(const pb::GraphProto& proto, Scope& scope, const s
         bind(inner, input.name(), body->add_input(input.name(), std::move(type)));
     }
     std::unordered_map<const Value*, Value*> inside;
-    for (Value* value : captured) inside[value] = body->add_input(value->name, value->type);
+    for (Value* value : node.captured) inside[value] = body->add_input(value->name, value->type);
     for (const std::string& name : free_names(proto))
         if (Value* const* found = find_name(scope, name))
             if (const auto it = inside.find(*found); it != inside.end()) inner.values.emplace(name, it->second);
@@ -502,10 +500,10 @@ bool Builder::import_operator(const pb::NodeProto& proto, const BoundAttributes&
     for (const auto& output : proto.output()) draft.outputs.push_back(wanted_name(scope, output));
     while (!draft.outputs.empty() && draft.outputs.back().empty()) draft.outputs.pop_back();
 
-    const std::vector<Value*> captured = captures_of(attributes, scope, draft.name);
+    draft.captured = captures_of(attributes, scope, draft.name);
     for (const auto& [name, bound] : attributes) {
         if (name == "consumed_inputs" && domain.empty() && version < 6) continue;  // a memory hint of opset 1
-        draft.attributes.insert_or_assign(name, to_attribute(bound, draft, captured));
+        draft.attributes.insert_or_assign(name, to_attribute(bound, draft));
     }
     while (const Adapter* adapter = draft.finished ? nullptr : next_adapter(draft.domain, draft.op, draft.version)) {
         adapter->apply(draft);
@@ -518,12 +516,12 @@ bool Builder::import_operator(const pb::NodeProto& proto, const BoundAttributes&
                  fmt::format("node '{}' uses the operator {}, which this build cannot run", draft.name,
                              operator_name(draft.domain, draft.op)),
                  "export with other ONNX operators, or give it as a model-local function");
-        if (captured.empty()) {
+        if (draft.captured.empty()) {
             while (!draft.inputs.empty() && draft.inputs.back() == nullptr) draft.inputs.pop_back();
         } else {
             if (draft.op == "Loop" && draft.inputs.size() < 2) draft.inputs.resize(2, nullptr);
-            draft.attributes["captures"] = static_cast<int64_t>(captured.size());
-            draft.inputs.insert(draft.inputs.end(), captured.begin(), captured.end());
+            draft.attributes["captures"] = static_cast<int64_t>(draft.captured.size());
+            draft.inputs.insert(draft.inputs.end(), draft.captured.begin(), draft.captured.end());
         }
         fit_attributes(draft, *row);
         const int count = std::max(static_cast<int>(draft.outputs.size()), row->min_outputs);

@@ -24,6 +24,7 @@ struct Draft {
     std::vector<Value*> inputs;  // null: omitted
     Attributes attributes;
     std::vector<std::string> outputs;  // wanted names; "": not wanted
+    std::vector<Value*> captured;      // outer values that are the last inputs of each body
     std::vector<Value*> results;       // set by finish
     bool finished = false;
 
