@@ -1,0 +1,27 @@
+// What each per-ISA file puts into the table. Private to this folder.
+#pragma once
+
+#include "backends/cpu/kernels/kernels.hpp"
+
+namespace planish::cpu {
+
+/// Items and scratch must not depend on the ISA: channels of one group_norm item.
+inline constexpr int64_t kGroupNormChannels = 16;
+/// Queries of one register tile.
+inline constexpr int64_t kAttentionTile = 6;
+
+/// Keys that are packed at a time, so that packed keys and values take at most a quarter of a 1 MB L2.
+int64_t attention_key_block(const AttentionArgs& args);
+
+#define PLANISH_DECLARE_FAMILIES(isa)       \
+    namespace isa {                         \
+    void add_rows(KernelTable& table);      \
+    void add_image(KernelTable& table);     \
+    void add_attention(KernelTable& table); \
+    }
+PLANISH_DECLARE_FAMILIES(baseline)
+PLANISH_DECLARE_FAMILIES(avx2)
+PLANISH_DECLARE_FAMILIES(avx512)
+#undef PLANISH_DECLARE_FAMILIES
+
+}  // namespace planish::cpu

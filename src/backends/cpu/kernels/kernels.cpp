@@ -1,0 +1,87 @@
+// Table assembly, and the sizes that must agree between ISAs.
+#include "backends/cpu/kernels/kernels.hpp"
+
+#include <algorithm>
+
+#include "backends/cpu/kernels/families.hpp"
+
+namespace planish::cpu {
+namespace {
+
+constexpr int64_t round_up(int64_t x, int64_t to) {
+    return (x + to - 1) / to * to;
+}
+
+int64_t groups_per_item(const GroupNormArgs& args) {
+    const int64_t group = args.channels / args.groups;
+    return std::min(args.groups, std::max<int64_t>(1, kGroupNormChannels / group));
+}
+
+}  // namespace
+
+// Filled by code of the ISA itself, so only on a machine that has it.
+const KernelTable& kernels(Isa isa) {
+    if (isa >= Isa::avx512) {
+        static const KernelTable table = [] {
+            KernelTable t;
+            avx512::add_rows(t);
+            avx512::add_image(t);
+            avx512::add_attention(t);
+            return t;
+        }();
+        return table;
+    }
+    if (isa >= Isa::avx2) {
+        static const KernelTable table = [] {
+            KernelTable t;
+            avx2::add_rows(t);
+            avx2::add_image(t);
+            avx2::add_attention(t);
+            return t;
+        }();
+        return table;
+    }
+    static const KernelTable table = [] {
+        KernelTable t;
+        baseline::add_rows(t);
+        baseline::add_image(t);
+        baseline::add_attention(t);
+        return t;
+    }();
+    return table;
+}
+
+int64_t group_norm_items(const GroupNormArgs& args) {
+    const int64_t per_item = groups_per_item(args);
+    return args.batch * ((args.groups + per_item - 1) / per_item);
+}
+
+int64_t group_norm_scratch(const GroupNormArgs& args) {
+    return round_up(2 * groups_per_item(args) * (args.channels / args.groups), 16);
+}
+
+int64_t attention_key_block(const AttentionArgs& args) {
+    const int64_t widest = std::max<int64_t>(args.head_dim + args.value_dim, 1);
+    const int64_t block = std::clamp<int64_t>(65536 / widest / 64 * 64, 64, 1024);
+    return std::min(block, round_up(args.keys, 16));
+}
+
+int64_t attention_items(const AttentionArgs& args) {
+    const int64_t block = args.query_block > 0 ? args.query_block : kAttentionQueryBlock;
+    return args.batch * args.heads * ((args.queries + block - 1) / block);
+}
+
+int64_t attention_scratch(const AttentionArgs& args) {
+    const int64_t keys = round_up(attention_key_block(args), 16);
+    const int64_t values = round_up(args.value_dim, 16);
+    const int64_t block = args.query_block > 0 ? args.query_block : kAttentionQueryBlock;
+    const int64_t queries = std::min(block, std::max<int64_t>(args.queries, 1));
+    return keys * args.head_dim         // packed keys
+           + keys * values              // packed values
+           + kAttentionTile * keys      // scores of one tile
+           + queries * values           // running outputs
+           + 2 * round_up(queries, 16)  // running maximum and sum of each query
+           + 64;
+}
+
+}  // namespace planish::cpu
