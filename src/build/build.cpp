@@ -1,0 +1,373 @@
+// planish::build: a model file in, a verified plan out.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+
+#include "backends/backend.hpp"
+#include "backends/cpu/isa.hpp"
+#include "base/hash.hpp"
+#include "base/mapped_file.hpp"
+#include "build/verify.hpp"
+#include "importers/onnx/importer.hpp"
+#include "passes/pass.hpp"
+#include "plan/contents.hpp"
+#include "planish/planish.hpp"
+#include "reference/interpreter.hpp"
+#include "runtime/compile.hpp"
+
+namespace planish {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Reports progress over the whole build from the progress of its stages, and keeps their times.
+class Stages {
+  public:
+    Stages(const BuildOptions& options, BuildReport& report) : options_(options), report_(report) {}
+
+    void begin(std::string_view stage, double from, double to) {
+        end();
+        stage_ = stage;
+        from_ = from;
+        to_ = to;
+        start_ = Clock::now();
+        update("", 0);
+    }
+    void update(std::string_view detail, double fraction) const {
+        if (options_.progress && !options_.progress({stage_, detail, from_ + (to_ - from_) * fraction}))
+            fail(ErrorCode::invalid_argument, "the build was cancelled");
+    }
+    void end() {
+        if (!stage_.empty())
+            report_.seconds.emplace_back(stage_, std::chrono::duration<double>(Clock::now() - start_).count());
+        stage_.clear();
+    }
+
+  private:
+    const BuildOptions& options_;
+    BuildReport& report_;
+    std::string stage_;
+    double from_ = 0, to_ = 0;
+    Clock::time_point start_;
+};
+
+void check_options(const BuildOptions& options) {
+    if (options.targets.empty())
+        fail(ErrorCode::invalid_argument, "no target given", "targets are cpu, cpu:avx2, cpu:avx512");
+    for (const std::string& target : options.targets) {
+        if (target == "cpu" || (target.starts_with("cpu:") && cpu::parse_isa(target.substr(4)))) continue;
+        if (target == "cuda" || target.starts_with("cuda:"))
+            fail(ErrorCode::unsupported, "target '" + target + "': this build of Planish has no CUDA backend",
+                 "use --target cpu");
+        fail(ErrorCode::invalid_argument, "unknown target '" + target + "'", "targets are cpu, cpu:avx2, cpu:avx512");
+    }
+    if (options.precision == "fp32") return;
+    for (std::string_view known : {"tf32", "fp16", "bf16", "int8", "fp8", "auto"})
+        if (options.precision == known)
+            fail(ErrorCode::unsupported,
+                 "precision '" + options.precision + "' is not available on the CPU in this version",
+                 "build with precision fp32");
+    fail(ErrorCode::invalid_argument, "unknown precision '" + options.precision + "'",
+         "precisions are fp32, tf32, fp16, bf16, int8, fp8, auto");
+}
+
+std::string dims_text(const Dims& dims) {
+    return to_string(std::span<const int64_t>(dims));
+}
+
+// The user's shape ranges: checked against the model, minimum = maximum bound into the graph.
+void bind_shapes(Graph& graph, const BuildOptions& options) {
+    std::string names;
+    for (const Value* input : graph.inputs()) names += (names.empty() ? "" : ", ") + input->name;
+    SymbolTable fixed;
+    for (const auto& [name, range] : options.shapes) {
+        Value* input = nullptr;
+        for (Value* candidate : graph.inputs())
+            if (candidate->name == name) input = candidate;
+        if (input == nullptr)
+            fail(ErrorCode::invalid_argument, "shapes name an input '" + name + "' that the model does not have",
+                 "its inputs are: " + names);
+        if (!input->type.shape) input->type.shape = Shape(range.opt.size(), Dim::unknown());
+        Shape& shape = *input->type.shape;
+        if (range.min.size() != shape.size() || range.opt.size() != shape.size() || range.max.size() != shape.size())
+            fail(ErrorCode::invalid_argument,
+                 fmt::format("input '{}' has rank {} ({}), but a shape of rank {} was given", name, shape.size(),
+                             to_string(shape), range.opt.size()));
+        for (size_t i = 0; i < shape.size(); ++i) {
+            if (range.min[i] > range.opt[i] || range.opt[i] > range.max[i])
+                fail(ErrorCode::invalid_argument,
+                     fmt::format("input '{}': shapes must satisfy min <= opt <= max, got {} {} {}", name,
+                                 dims_text(range.min), dims_text(range.opt), dims_text(range.max)));
+            if (const auto d = shape[i].value(); d && (*d != range.min[i] || *d != range.max[i]))
+                fail(ErrorCode::invalid_argument,
+                     fmt::format("input '{}': axis {} is fixed to {} by the model, shapes say {} to {}", name, i, *d,
+                                 range.min[i], range.max[i]));
+            if (range.min[i] != range.max[i]) continue;
+            if (shape[i].is_symbol()) fixed[shape[i].to_string()] = range.min[i];
+            shape[i] = range.min[i];
+        }
+    }
+    if (fixed.empty() && options.shapes.empty()) return;
+    for (Value* input : graph.inputs())
+        if (input->type.shape)
+            for (Dim& d : *input->type.shape) d = d.substitute(fixed);
+    graph.infer();
+}
+
+// Shapes to compile and verify with where the user gave none: sizes that networks of the usual kinds accept.
+std::optional<std::vector<Dims>> opt_shapes(const Graph& graph, const BuildOptions& options, int64_t guess) {
+    SymbolTable symbols;
+    for (const Value* input : graph.inputs()) {
+        if (!input->type.shape) return std::nullopt;
+        const auto given = options.shapes.find(input->name);
+        const Shape& shape = *input->type.shape;
+        for (size_t i = 0; i < shape.size(); ++i) {
+            std::vector<std::string> names;
+            shape[i].collect_symbols(names);
+            for (const std::string& name : names)
+                if (given != options.shapes.end() && shape[i].is_symbol())
+                    symbols[name] = given->second.opt[i];
+                else
+                    symbols.try_emplace(name, i == 0 ? 1 : guess);
+        }
+    }
+    std::vector<Dims> result;
+    for (const Value* input : graph.inputs()) {
+        const auto given = options.shapes.find(input->name);
+        Dims dims;
+        for (size_t i = 0; i < input->type.shape->size(); ++i) {
+            const auto d = (*input->type.shape)[i].substitute(symbols).value();
+            dims.push_back(d ? *d : given != options.shapes.end() ? given->second.opt[i] : i == 0 ? 1 : guess);
+        }
+        result.push_back(std::move(dims));
+    }
+    return result;
+}
+
+std::vector<LayerRow> layer_rows(const Program& program) {
+    std::vector<LayerRow> rows;
+    for (StepInfo& step : program.steps())
+        rows.push_back({step.name, step.layers, step.op, step.implementation, "cpu", step.dtype, step.flops, step.bytes,
+                        std::move(step.refused)});
+    return rows;
+}
+
+// Throws for the first row over tolerance, with all such rows counted.
+void require_passed(const std::vector<VerificationRow>& rows) {
+    const VerificationRow* first = nullptr;
+    int failed = 0;
+    for (const VerificationRow& row : rows) {
+        if (row.passed) continue;
+        ++failed;
+        if (first == nullptr) first = &row;
+    }
+    if (first == nullptr) return;
+    std::string layers;
+    for (const std::string& layer : first->layers) layers += (layers.empty() ? "" : ", ") + layer;
+    fail(ErrorCode::verification_failed,
+         fmt::format("'{}'{}{} differs from the reference by {:.3g}, tolerance {:.3g}{}{}", first->name,
+                     layers.empty() ? "" : " (" + layers + ")",
+                     first->implementation.empty() ? "" : " computed by " + first->implementation, first->error,
+                     first->tolerance, first->note.empty() ? "" : ": " + first->note,
+                     failed > 1 ? fmt::format("; {} more are over tolerance", failed - 1) : ""),
+         "no plan was written; `planish compare` shows every region, --disable excludes an implementation");
+}
+
+std::vector<Tensor> sample_inputs(const Graph& graph, const TensorMap& sample) {
+    std::vector<Tensor> inputs;
+    for (const Value* input : graph.inputs()) {
+        const auto it = sample.find(input->name);
+        if (it == sample.end())
+            fail(ErrorCode::invalid_argument, "the verification sample misses input '" + input->name + "'");
+        inputs.push_back(it->second);
+    }
+    return inputs;
+}
+
+std::vector<Tensor> reference_outputs(const Graph& graph, const std::vector<Tensor>& inputs) {
+    std::vector<RefValue> values(inputs.begin(), inputs.end());
+    std::vector<Tensor> result;
+    for (RefValue& value : reference::run_graph(graph, std::move(values))) result.push_back(std::move(value.tensor));
+    return result;
+}
+
+class Builder {
+  public:
+    explicit Builder(const BuildOptions& options) : options_(options), stages_(options, report_) {
+        check_options(options);
+    }
+
+    Plan run(std::span<const std::byte> bytes, const std::function<std::unique_ptr<Graph>()>& import) {
+        stages_.begin("import", 0, 0.1);
+        std::unique_ptr<Graph> imported = import();
+        bind_shapes(*imported, options_);
+        contents_ = std::make_shared<plan::PlanContents>();
+        contents_->provenance.source = {
+            {"format", "onnx"}, {"xxh3", hash_text(bytes)}, {"bytes", std::to_string(bytes.size())}};
+
+        stages_.begin("optimise", 0.1, 0.3);
+        contents_->graph = imported->clone();
+        optimise(*contents_->graph);
+
+        stages_.begin("compile", 0.3, 0.4);
+        compile();
+
+        if (options_.verify) {
+            stages_.begin("verify", 0.4, 0.98);
+            verify(*imported);
+        }
+        stages_.end();
+        describe();
+        return Plan(contents_, std::move(report_));
+    }
+
+  private:
+    static std::string hash_text(std::span<const std::byte> bytes) { return hash128(bytes).to_hex(); }
+
+    void optimise(Graph& graph) {
+        passes::PassOptions options;
+        options.disabled = options_.disabled_passes;
+        options.dump_after = options_.dump_after;
+        options.dump = [&](std::string_view pass, const Graph& g) {
+            const auto path = options_.dump_folder / (std::string(pass) + ".txt");
+            std::ofstream file(path);
+            file << print(g);
+            if (!file) fail(ErrorCode::io_error, "cannot write the dump '" + path.string() + "'");
+        };
+        options.progress = [&](std::string_view pass, int index, int count) {
+            stages_.update(pass, static_cast<double>(index) / count);
+        };
+        for (const passes::PassReport& row : passes::run(graph, passes::portable_pipeline(), options))
+            report_.passes.push_back({row.name, row.changes, row.seconds});
+    }
+
+    void compile() {
+        const Graph& graph = *contents_->graph;
+        if (!options_.samples.empty()) {
+            shapes_.emplace();
+            for (const Tensor& t : sample_inputs(graph, options_.samples[0])) shapes_->push_back(t.dims());
+        }
+        // A dynamic model without given shapes is tried with sizes of different kinds (sequences, small and large
+        // images) until one passes its own shape rules.
+        std::optional<Error> refusal;
+        for (const int64_t guess : {64, 32, 16, 128, 224}) {
+            const auto shapes = shapes_ ? shapes_ : opt_shapes(graph, options_, guess);
+            if (!shapes) break;
+            try {
+                compile_for(*shapes);
+                shapes_ = shapes;
+                return;
+            } catch (const Error& error) {
+                if (error.code() == ErrorCode::internal || shapes_) throw;
+                refusal = error;
+            }
+        }
+        report_.warnings.push_back(
+            refusal ? "the model accepted none of the shapes tried (" + refusal->message() +
+                          "): give shapes for its inputs to have it compiled and verified"
+                    : "the rank of an input is unknown: give shapes to have it compiled and verified");
+    }
+
+    void compile_for(const std::vector<Dims>& shapes) {
+        for (const std::string& target : options_.targets) {
+            CompileOptions options;
+            options.target = target;
+            options.threads = options_.threads;
+            options.only_reference = options_.only_reference;
+            options.disabled = options_.disabled_implementations;
+            runtime::Compiled compiled = runtime::compile(*contents_->graph, shapes, cpu_backend(), options);
+            plan::Section section{target == "cpu" ? "cpu:" + std::string(to_string(cpu::detect_isa())) : target, {}};
+            if (compiled.program == nullptr) {
+                report_.warnings.push_back("runs in the reference interpreter: " + compiled.interpreted);
+            } else {
+                for (const StepInfo& step : compiled.program->steps())
+                    section.tactics.push_back({step.name, step.implementation});
+                std::sort(section.tactics.begin(), section.tactics.end(),
+                          [](const plan::Tactic& a, const plan::Tactic& b) { return a.region < b.region; });
+                if (report_.layers.empty()) report_.layers = layer_rows(*compiled.program);
+            }
+            contents_->sections.push_back(std::move(section));
+            programs_.push_back(std::move(compiled.program));
+        }
+        plan::Profile profile{{}, shapes, {}};
+        const Graph& graph = *contents_->graph;
+        for (size_t i = 0; i < shapes.size(); ++i) {
+            const auto given = options_.shapes.find(graph.inputs()[i]->name);
+            profile.min.push_back(given == options_.shapes.end() ? shapes[i] : given->second.min);
+            profile.max.push_back(given == options_.shapes.end() ? shapes[i] : given->second.max);
+        }
+        contents_->profiles = {std::move(profile)};
+    }
+
+    // Each region against the reference on what it read; then the outputs against the model as it was imported, which
+    // checks the passes too.
+    void verify(const Graph& imported) {
+        if (!shapes_) return;
+        std::unique_ptr<Graph> bound = passes::specialise(*contents_->graph, *shapes_);
+        const std::vector<Tensor> inputs =
+            options_.samples.empty() ? verification::random_inputs(*bound) : sample_inputs(*bound, options_.samples[0]);
+        stages_.update("reference", 0);
+        const std::vector<Tensor> reference = reference_outputs(imported, inputs);
+        for (size_t p = 0; p < programs_.size(); ++p) {
+            std::vector<Tensor> outputs;
+            std::vector<VerificationRow> rows;
+            if (programs_[p] == nullptr) {
+                outputs = reference_outputs(*contents_->graph, inputs);
+            } else {
+                const int threads = options_.threads > 0 ? options_.threads : 1 << 10;
+                rows = verification::verify_regions(*programs_[p], inputs, threads, &outputs, [&](double fraction) {
+                    stages_.update("regions", (static_cast<double>(p) + 0.5 + 0.5 * fraction) /
+                                                  static_cast<double>(programs_.size()));
+                });
+            }
+            auto end = verification::verify_outputs(*bound, outputs, reference);
+            rows.insert(rows.end(), std::make_move_iterator(end.begin()), std::make_move_iterator(end.end()));
+            if (p == 0) report_.verification = rows;
+            require_passed(rows);
+        }
+    }
+
+    void describe() {
+        plan::Provenance& p = contents_->provenance;
+        p.versions = {{"planish", std::string(version())}};
+        std::string targets;
+        for (const std::string& target : options_.targets) targets += (targets.empty() ? "" : ",") + target;
+        p.options = {
+            {"targets", targets}, {"precision", options_.precision}, {"verify", options_.verify ? "true" : "false"}};
+        for (const auto& [name, range] : options_.shapes)
+            p.options.emplace_back("shape:" + name,
+                                   dims_text(range.min) + " " + dims_text(range.opt) + " " + dims_text(range.max));
+        p.passes = report_.passes;
+        for (PassRow& row : p.passes) row.seconds = 0;  // equal inputs give equal bytes
+        p.layers = report_.layers;
+        p.verification = report_.verification;
+        p.metadata = options_.metadata;
+        for (const LayerRow& row : report_.layers)
+            if (row.implementation.starts_with("reference.") && row.bytes > (1 << 16))
+                report_.warnings.push_back(
+                    fmt::format("'{}' ({}) runs in the reference interpreter", row.name, row.op));
+    }
+
+    const BuildOptions& options_;
+    BuildReport report_;
+    Stages stages_;
+    std::shared_ptr<plan::PlanContents> contents_;
+    std::optional<std::vector<Dims>> shapes_;
+    std::vector<std::unique_ptr<Program>> programs_;
+};
+
+}  // namespace
+
+Plan build(const std::filesystem::path& model, const BuildOptions& options) {
+    const MappedFile file(model);
+    return Builder(options).run(file.bytes(), [&] { return onnx_import::import_file(model.string()); });
+}
+
+Plan build(std::span<const std::byte> model, const BuildOptions& options,
+           const std::filesystem::path& external_data_folder) {
+    return Builder(options).run(model, [&] { return onnx_import::import_bytes(model, external_data_folder.string()); });
+}
+
+}  // namespace planish
