@@ -446,27 +446,6 @@ void scale_shift(const ChannelArgs& args, int64_t begin, int64_t end) {
 
 // ---- Recurrent steps.
 
-PLANISH_INLINE Vec sigmoid(Vec x) {
-    return Vec::all(1.0f) / (Vec::all(1.0f) + exp(Vec::zero() - x));
-}
-
-// tanh x = sign(x) (1 - e) / (1 + e) with e = exp(-2|x|); near 0, where 1 - e cancels, its odd Taylor polynomial
-// (the first omitted term is below 2^-24 of x up to |x| = 0.2).
-PLANISH_INLINE Vec tanh(Vec x) {
-    const Vec magnitude = abs(x);
-    const Vec e = exp(magnitude * Vec::all(-2.0f));
-    const Vec far = (Vec::all(1.0f) - e) / (Vec::all(1.0f) + e);
-    const Vec square = x * x;
-    Vec p = Vec::all(-1382.0f / 155925.0f);
-    p = fma(p, square, Vec::all(62.0f / 2835.0f));
-    p = fma(p, square, Vec::all(-17.0f / 315.0f));
-    p = fma(p, square, Vec::all(2.0f / 15.0f));
-    p = fma(p, square, Vec::all(-1.0f / 3.0f));
-    const Vec near = fma(p * square, magnitude, magnitude);
-    const Vec positive = if_negative(magnitude - Vec::all(0.2f), near, far);
-    return if_negative(x, Vec::zero() - positive, positive);
-}
-
 void lstm_step(const LstmStepArgs& args, int64_t begin, int64_t end) {
     const int64_t n = args.hidden;
     for (int64_t row = begin; row < end; ++row) {
