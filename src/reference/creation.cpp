@@ -12,8 +12,12 @@
 namespace planish::reference {
 namespace {
 
-size_t at(int64_t i) { return static_cast<size_t>(i); }
-DType dtype_attribute(RefContext& c, std::string_view name) { return static_cast<DType>(c.integer(name)); }
+size_t at(int64_t i) {
+    return static_cast<size_t>(i);
+}
+DType dtype_attribute(RefContext& c, std::string_view name) {
+    return static_cast<DType>(c.integer(name));
+}
 
 std::string number_to_text(const Tensor& x, int64_t i) {
     if (x.dtype() == DType::boolean) return x.at_int64(i) != 0 ? "True" : "False";
@@ -62,7 +66,9 @@ void store_float(Tensor& to, int64_t i, double value, bool saturate, const std::
         case DType::bf16:
             to.data<uint16_t>()[at(i)] = static_cast<uint16_t>(encode_small_float(to.dtype(), value, false));
             return;
-        default: to.set_double(i, value); return;
+        default:
+            to.set_double(i, value);
+            return;
     }
 }
 
@@ -78,9 +84,12 @@ void cast_to(RefContext& c, DType dtype) {
         } else if (x.dtype() == DType::string) {
             const std::string& text = x.strings()[at(i)];
             char* end = nullptr;
-            if (is_float(dtype)) store_float(out, i, std::strtod(text.c_str(), &end), saturate, round_mode);
-            else if (dtype == DType::u64) store_int64(out, i, static_cast<int64_t>(std::strtoull(text.c_str(), &end, 10)));
-            else store_int64(out, i, std::strtoll(text.c_str(), &end, 10));
+            if (is_float(dtype))
+                store_float(out, i, std::strtod(text.c_str(), &end), saturate, round_mode);
+            else if (dtype == DType::u64)
+                store_int64(out, i, static_cast<int64_t>(std::strtoull(text.c_str(), &end, 10)));
+            else
+                store_int64(out, i, std::strtoll(text.c_str(), &end, 10));
             if (end == text.c_str()) c.error("'" + text + "' is not a number");
         } else if (is_float(x.dtype())) {
             store_float(out, i, x.at_double(i), saturate, round_mode);
@@ -103,7 +112,7 @@ class Random {
         return z ^ (z >> 31);
     }
     double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
-    double normal() {  // Box-Muller
+    double normal() {                                                         // Box-Muller
         const double radius = std::sqrt(-2 * std::log(1 - uniform()));
         return radius * std::cos(6.283185307179586 * uniform());
     }
@@ -132,8 +141,12 @@ Tensor& random_output(RefContext& c) {
 
 }  // namespace
 
-void cast(RefContext& c) { cast_to(c, dtype_attribute(c, "to")); }
-void cast_like(RefContext& c) { cast_to(c, c.input(1).dtype()); }
+void cast(RefContext& c) {
+    cast_to(c, dtype_attribute(c, "to"));
+}
+void cast_like(RefContext& c) {
+    cast_to(c, c.input(1).dtype());
+}
 
 void bit_cast(RefContext& c) {
     const Tensor& x = c.input(0);
@@ -183,7 +196,8 @@ void range(RefContext& c) {
     }
     const int64_t start = c.input(0).at_int64(0), limit = c.input(1).at_int64(0), delta = c.input(2).at_int64(0);
     if (delta == 0) c.error("delta is 0");
-    const int64_t count = std::max<int64_t>(0, delta > 0 ? (limit - start + delta - 1) / delta : (start - limit - delta - 1) / -delta);
+    const int64_t count =
+        std::max<int64_t>(0, delta > 0 ? (limit - start + delta - 1) / delta : (start - limit - delta - 1) / -delta);
     Tensor& out = c.output(0, dtype, {count});
     for (int64_t i = 0; i < count; ++i) store_int64(out, i, start + i * delta);
 }

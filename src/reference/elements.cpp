@@ -109,11 +109,16 @@ void copy_strided(Tensor& to, Walk to_walk, const Tensor& from, Walk from_walk, 
         }
         if (contiguous) return copy_elements(to, t, from, f, count);
         switch (bits) {
-            case 8: return copy_row<uint8_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
-            case 16: return copy_row<uint16_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
-            case 32: return copy_row<uint32_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
-            case 64: return copy_row<uint64_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
-            case 128: return copy_row<Wide>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
+            case 8:
+                return copy_row<uint8_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
+            case 16:
+                return copy_row<uint16_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
+            case 32:
+                return copy_row<uint32_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
+            case 64:
+                return copy_row<uint64_t>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
+            case 128:
+                return copy_row<Wide>(to.raw(), t, to_stride, from.raw(), f, from_stride, count);
             default:
                 for (int64_t i = 0; i < count; ++i) copy_elements(to, t + i * to_stride, from, f + i * from_stride);
         }
@@ -124,19 +129,35 @@ void store_int64(Tensor& to, int64_t index, int64_t value) {
     void* p = to.raw();
     switch (to.dtype()) {
         case DType::i64:
-        case DType::u64: static_cast<int64_t*>(p)[index] = value; return;
+        case DType::u64:
+            static_cast<int64_t*>(p)[index] = value;
+            return;
         case DType::i32:
-        case DType::u32: static_cast<int32_t*>(p)[index] = static_cast<int32_t>(value); return;
+        case DType::u32:
+            static_cast<int32_t*>(p)[index] = static_cast<int32_t>(value);
+            return;
         case DType::i16:
-        case DType::u16: static_cast<int16_t*>(p)[index] = static_cast<int16_t>(value); return;
+        case DType::u16:
+            static_cast<int16_t*>(p)[index] = static_cast<int16_t>(value);
+            return;
         case DType::i8:
-        case DType::u8: static_cast<int8_t*>(p)[index] = static_cast<int8_t>(value); return;
-        case DType::boolean: static_cast<uint8_t*>(p)[index] = value != 0; return;
+        case DType::u8:
+            static_cast<int8_t*>(p)[index] = static_cast<int8_t>(value);
+            return;
+        case DType::boolean:
+            static_cast<uint8_t*>(p)[index] = value != 0;
+            return;
         case DType::i4:
-        case DType::u4: set_packed(p, index, 4, static_cast<uint32_t>(value)); return;
+        case DType::u4:
+            set_packed(p, index, 4, static_cast<uint32_t>(value));
+            return;
         case DType::i2:
-        case DType::u2: set_packed(p, index, 2, static_cast<uint32_t>(value)); return;
-        default: to.set_double(index, static_cast<double>(value)); return;
+        case DType::u2:
+            set_packed(p, index, 2, static_cast<uint32_t>(value));
+            return;
+        default:
+            to.set_double(index, static_cast<double>(value));
+            return;
     }
 }
 

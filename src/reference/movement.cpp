@@ -9,7 +9,9 @@
 namespace planish::reference {
 namespace {
 
-size_t at(int64_t i) { return static_cast<size_t>(i); }
+size_t at(int64_t i) {
+    return static_cast<size_t>(i);
+}
 
 /// `x` read through a walk, as a dense tensor.
 void output_view(RefContext& c, int output, const Tensor& x, const Dims& dims, Walk from) {
@@ -112,7 +114,8 @@ void slice(RefContext& c) {
         };
         const int64_t start = bounded(starts[i]);
         const int64_t end = bounded(ends[i]);
-        dims[at(axis)] = std::max<int64_t>(0, step > 0 ? (end - start + step - 1) / step : (start - end - step - 1) / -step);
+        dims[at(axis)] =
+            std::max<int64_t>(0, step > 0 ? (end - start + step - 1) / step : (start - end - step - 1) / -step);
         from.offset += start * from.strides[at(axis)];
         from.strides[at(axis)] *= step;
     }
@@ -179,10 +182,14 @@ void pad(RefContext& c) {
         for (int64_t i = 0; i < dims[at(k)]; ++i) {
             int64_t s = i - before[at(k)];
             if (s < 0 || s >= extent) {
-                if (mode == "constant" || extent == 0) s = -1;
-                else if (mode == "edge") s = std::clamp<int64_t>(s, 0, extent - 1);
-                else if (mode == "wrap") s = (s % extent + extent) % extent;
-                else if (extent == 1) s = 0;
+                if (mode == "constant" || extent == 0)
+                    s = -1;
+                else if (mode == "edge")
+                    s = std::clamp<int64_t>(s, 0, extent - 1);
+                else if (mode == "wrap")
+                    s = (s % extent + extent) % extent;
+                else if (extent == 1)
+                    s = 0;
                 else {
                     const int64_t period = 2 * (extent - 1);
                     s = (s % period + period) % period;
@@ -202,8 +209,10 @@ void pad(RefContext& c) {
             const int64_t s = source[k][at(index[k])];
             f = s < 0 ? -1 : f + s * strides[k];
         }
-        if (f >= 0) copy_elements(out, o, x, f);
-        else if (fills) copy_elements(out, o, c.input(2), 0);
+        if (f >= 0)
+            copy_elements(out, o, x, f);
+        else if (fills)
+            copy_elements(out, o, c.input(2), 0);
         ++o;
     });
 }
@@ -227,8 +236,10 @@ void center_crop_pad(RefContext& c) {
         const int64_t extent = dims[axis];
         dims[axis] = target[i];
         moved[axis] = std::min(extent, target[i]);
-        if (target[i] < extent) from.offset += (extent - target[i]) / 2 * strides[axis];
-        else to_start[axis] = (target[i] - extent) / 2;
+        if (target[i] < extent)
+            from.offset += (extent - target[i]) / 2 * strides[axis];
+        else
+            to_start[axis] = (target[i] - extent) / 2;
     }
     Tensor& out = c.output(0, x.dtype(), dims);
     Walk to{0, row_major_strides(dims)};
@@ -300,8 +311,10 @@ void trilu(RefContext& c) {
     Tensor& out = c.output(0, x.dtype(), x.dims());
     for (int64_t start = 0; start < x.size(); start += columns) {
         const int64_t edge = std::clamp<int64_t>((start / columns) % rows + k + (upper ? 0 : 1), 0, columns);
-        if (upper) copy_elements(out, start + edge, x, start + edge, columns - edge);
-        else copy_elements(out, start, x, start, edge);
+        if (upper)
+            copy_elements(out, start + edge, x, start + edge, columns - edge);
+        else
+            copy_elements(out, start, x, start, edge);
     }
 }
 

@@ -11,7 +11,9 @@
 namespace planish::reference {
 namespace {
 
-size_t at(int64_t i) { return static_cast<size_t>(i); }
+size_t at(int64_t i) {
+    return static_cast<size_t>(i);
+}
 
 /// Index into an axis of `extent`; negative counts from the end.
 int64_t checked_index(RefContext& c, int64_t index, int64_t extent) {
@@ -31,10 +33,14 @@ void combine(RefContext& c, const std::string& reduction, Tensor& to, int64_t i,
         if (reduction == "max") return std::max(a, b);
         c.error("unknown reduction '" + reduction + "'");
     };
-    if (is_float(to.dtype())) to.set_double(i, reduced(to.at_double(i), from.at_double(j)));
+    if (is_float(to.dtype()))
+        to.set_double(i, reduced(to.at_double(i), from.at_double(j)));
     else if (to.dtype() == DType::u64)
-        store_int64(to, i, static_cast<int64_t>(reduced(static_cast<uint64_t>(to.at_int64(i)), static_cast<uint64_t>(from.at_int64(j)))));
-    else store_int64(to, i, reduced(to.at_int64(i), from.at_int64(j)));
+        store_int64(to, i,
+                    static_cast<int64_t>(
+                        reduced(static_cast<uint64_t>(to.at_int64(i)), static_cast<uint64_t>(from.at_int64(j)))));
+    else
+        store_int64(to, i, reduced(to.at_int64(i), from.at_int64(j)));
 }
 
 /// Three-way order of two elements of one tensor; strings by bytes, NaN above all numbers.
@@ -181,8 +187,10 @@ void where(RefContext& c) {
     const auto broadcast = [&](const Tensor& x) {
         for (int64_t k = 0; k < x.rank(); ++k) {
             int64_t& d = dims[at(rank - x.rank() + k)];
-            if (d == 1) d = x.dim(k);
-            else if (x.dim(k) != 1 && x.dim(k) != d) c.error("shapes do not broadcast");
+            if (d == 1)
+                d = x.dim(k);
+            else if (x.dim(k) != 1 && x.dim(k) != d)
+                c.error("shapes do not broadcast");
         }
     };
     for (const Tensor* x : {&condition, choice[0], choice[1]}) broadcast(*x);
@@ -197,7 +205,9 @@ void where(RefContext& c) {
     Tensor& out = c.output(0, choice[1]->dtype(), dims);
     int64_t o = 0;
     for_each_index(dims, [&](const Dims& index) {
-        const auto place = [&](const Dims& s) { return std::inner_product(index.begin(), index.end(), s.begin(), int64_t{0}); };
+        const auto place = [&](const Dims& s) {
+            return std::inner_product(index.begin(), index.end(), s.begin(), int64_t{0});
+        };
         const size_t pick = condition.at_int64(place(strides[2])) != 0 ? 1 : 0;
         copy_elements(out, o++, *choice[pick], place(strides[pick]));
     });
@@ -227,7 +237,9 @@ void non_zero(RefContext& c) {
     const Tensor& x = c.input(0);
     std::vector<int64_t> found;
     for (int64_t i = 0; i < x.size(); ++i)
-        if (x.dtype() == DType::string ? !x.strings()[at(i)].empty() : is_float(x.dtype()) ? x.at_double(i) != 0 : x.at_int64(i) != 0)
+        if (x.dtype() == DType::string ? !x.strings()[at(i)].empty()
+            : is_float(x.dtype())      ? x.at_double(i) != 0
+                                       : x.at_int64(i) != 0)
             found.push_back(i);
     const int64_t count = static_cast<int64_t>(found.size());
     std::span<int64_t> out = c.output(0, DType::i64, {x.rank(), count}).data<int64_t>();
@@ -278,7 +290,8 @@ void unique(RefContext& c) {
     const auto compare_slices = [&](int64_t a, int64_t b) {
         for (int64_t o = 0; o < outer; ++o)
             for (int64_t i = 0; i < inner; ++i)
-                if (const int sign = compare(x, (o * extent + a) * inner + i, (o * extent + b) * inner + i)) return sign;
+                if (const int sign = compare(x, (o * extent + a) * inner + i, (o * extent + b) * inner + i))
+                    return sign;
         return 0;
     };
     std::vector<int64_t> order(at(extent));
@@ -316,7 +329,8 @@ void unique(RefContext& c) {
 void non_max_suppression(RefContext& c) {
     const Tensor& boxes = c.input(0);
     const Tensor& scores = c.input(1);
-    if (boxes.rank() != 3 || boxes.dim(2) != 4 || scores.rank() != 3) c.error("boxes are [N, boxes, 4], scores [N, classes, boxes]");
+    if (boxes.rank() != 3 || boxes.dim(2) != 4 || scores.rank() != 3)
+        c.error("boxes are [N, boxes, 4], scores [N, classes, boxes]");
     const auto scalar = [&](int i, double otherwise) {
         return c.has_input(i) && c.input(i).size() > 0 ? c.input(i).at_double(0) : otherwise;
     };
@@ -329,7 +343,8 @@ void non_max_suppression(RefContext& c) {
     };
     const auto box_at = [&](int64_t n, int64_t i) {
         const int64_t p = (n * boxes.dim(1) + i) * 4;
-        const double v[4] = {boxes.at_double(p), boxes.at_double(p + 1), boxes.at_double(p + 2), boxes.at_double(p + 3)};
+        const double v[4] = {boxes.at_double(p), boxes.at_double(p + 1), boxes.at_double(p + 2),
+                             boxes.at_double(p + 3)};
         if (centred)  // x, y, width, height
             return Box{v[1] - v[3] / 2, v[0] - v[2] / 2, v[1] + v[3] / 2, v[0] + v[2] / 2};
         return Box{std::min(v[0], v[2]), std::min(v[1], v[3]), std::max(v[0], v[2]), std::max(v[1], v[3])};

@@ -20,7 +20,9 @@ std::vector<int64_t> normalised_axes(RefContext& c, std::vector<int64_t> axes, i
 
 }  // namespace
 
-void identity(RefContext& c) { c.set_output(0, c.value(0)); }
+void identity(RefContext& c) {
+    c.set_output(0, c.value(0));
+}
 
 void shape(RefContext& c) {
     const Dims& dims = c.input(0).dims();
@@ -32,7 +34,9 @@ void shape(RefContext& c) {
     std::copy(dims.begin() + start, dims.begin() + end, out.data<int64_t>().begin());
 }
 
-void size(RefContext& c) { c.output(0, DType::i64, {}).data<int64_t>()[0] = c.input(0).size(); }
+void size(RefContext& c) {
+    c.output(0, DType::i64, {}).data<int64_t>()[0] = c.input(0).size();
+}
 
 void reshape(RefContext& c) {
     const Tensor& x = c.input(0);
