@@ -1,0 +1,150 @@
+// Matching and replacing, shared by the passes.
+#include "passes/rewrite.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+#include "planish/error.hpp"
+
+namespace planish::passes {
+
+Node* producer(const Value* value, std::string_view op) {
+    return value != nullptr && value->producer != nullptr && value->producer->is(op) ? value->producer : nullptr;
+}
+
+bool only_use(const Graph& graph, const Value* value) {
+    return value->uses.size() == 1 && !graph.is_output(value);
+}
+
+Node* only_reader(const Graph& graph, const Value* value, std::string_view op) {
+    return only_use(graph, value) && value->uses[0].node->is(op) ? value->uses[0].node : nullptr;
+}
+
+std::optional<double> scalar(const Value* value) {
+    if (value == nullptr || !value->is_constant() || value->constant->size() != 1) return std::nullopt;
+    const DType dtype = value->constant->dtype();
+    if (!is_float(dtype) && !is_integer(dtype)) return std::nullopt;
+    return value->constant->at_double(0);
+}
+
+std::optional<double> uniform(const Value* value) {
+    if (value == nullptr || !value->is_constant()) return std::nullopt;
+    const Tensor& t = *value->constant;
+    if (t.size() == 0 || (!is_float(t.dtype()) && !is_integer(t.dtype()))) return std::nullopt;
+    const double first = t.at_double(0);
+    for (int64_t i = 1; i < t.size(); ++i)
+        if (t.at_double(i) != first) return std::nullopt;
+    return first;
+}
+
+bool is_near(double a, double b) {
+    // Exporters write irrational constants as float32, now and then as a product of two: 4 roundings.
+    return a == b || std::fabs(a - b) <= 4 * 0x1p-24 * std::max(std::fabs(a), std::fabs(b));
+}
+
+bool is_scalar(const Value* value, double expected) {
+    const auto number = scalar(value);
+    return number && is_near(*number, expected);
+}
+
+std::optional<std::pair<Value*, double>> with_scalar(const Node* node) {
+    if (node == nullptr || node->input_count() != 2) return std::nullopt;
+    if (const auto s = scalar(node->input(1))) return std::pair(node->input(0), *s);
+    if (has(node->op().traits, Trait::commutative))
+        if (const auto s = scalar(node->input(0))) return std::pair(node->input(1), *s);
+    return std::nullopt;
+}
+
+std::optional<std::vector<int64_t>> integers(const Value* value) {
+    if (value == nullptr || !value->is_constant() || !is_integer(value->constant->dtype())) return std::nullopt;
+    return value->constant->to_int64s();
+}
+
+bool same_shape(const Value* a, const Value* b) {
+    return a->type.shape && b->type.shape && *a->type.shape == *b->type.shape;
+}
+
+std::optional<int64_t> rank(const Value* value) {
+    if (value == nullptr || !value->type.shape) return std::nullopt;
+    return static_cast<int64_t>(value->type.shape->size());
+}
+
+std::vector<std::string> origins_of(const Node& node) {
+    return node.origins.empty() ? std::vector{node.name} : node.origins;
+}
+
+void add_origins(Node* node, std::initializer_list<const Node*> merged) {
+    for (const Node* other : merged) {
+        if (other == nullptr || other == node) continue;
+        for (std::string& name : origins_of(*other))
+            if (std::find(node->origins.begin(), node->origins.end(), name) == node->origins.end())
+                node->origins.push_back(std::move(name));
+    }
+}
+
+void replace(Graph& graph, Node* old, Value* value) {
+    graph.replace_all_uses(old->output(), value);
+    erase_unused(graph, old);
+}
+
+void erase_unused(Graph& graph, Node* node) {
+    std::vector<Node*> work{node};
+    while (!work.empty()) {
+        Node* n = work.back();
+        work.pop_back();
+        const auto outputs = n->outputs();
+        if (std::any_of(outputs.begin(), outputs.end(),
+                        [&](const Value* v) { return v != nullptr && (!v->uses.empty() || graph.is_output(v)); }))
+            continue;
+        const std::vector<Value*> inputs(n->inputs().begin(), n->inputs().end());
+        std::erase(work, n);
+        graph.erase(n);
+        for (size_t i = 0; i < inputs.size(); ++i) {
+            Value* v = inputs[i];
+            if (v == nullptr || !v->uses.empty() || std::find(inputs.begin(), inputs.begin() + static_cast<int64_t>(i), v) != inputs.begin() + static_cast<int64_t>(i))
+                continue;
+            if (v->producer != nullptr) {
+                if (std::find(work.begin(), work.end(), v->producer) == work.end()) work.push_back(v->producer);
+            } else if (v->is_constant() && !graph.is_output(v)) {
+                graph.erase_constant(v);
+            }
+        }
+    }
+}
+
+std::vector<Value*> splice(Graph& graph, const Graph& body, const std::vector<Value*>& inputs, Node* before) {
+    std::unordered_map<const Value*, Value*> map;
+    for (size_t i = 0; i < inputs.size(); ++i) map[body.inputs()[i]] = inputs[i];
+    for (const Value* value : body.values())
+        if (value->is_constant()) map[value] = graph.add_constant(value->name, *value->constant);
+    for (const auto& node : body.nodes()) {
+        std::vector<Value*> operands;
+        for (const Value* v : node->inputs()) operands.push_back(v ? map.at(v) : nullptr);
+        Attributes attributes = node->attributes;
+        for (auto& [name, attribute] : attributes)
+            if (GraphPtr* inner = std::get_if<GraphPtr>(&attribute)) *inner = (*inner)->clone();
+        std::vector<std::string> names;
+        for (const Value* v : node->outputs()) names.push_back(v ? v->name : "");
+        Node* copy = graph.add_node(node->op().name, operands, std::move(attributes), static_cast<int>(node->outputs().size()),
+                                    node->name, before, node->op().domain, names);
+        copy->origins = node->origins;
+        for (size_t i = 0; i < node->outputs().size(); ++i)
+            if (node->outputs()[i]) map[node->outputs()[i]] = copy->outputs()[i];
+    }
+    std::vector<Value*> outputs;
+    for (const Value* v : body.outputs()) outputs.push_back(map.at(v));
+    return outputs;
+}
+
+Value* make_scalar(Graph& graph, double value, DType dtype, std::string_view name) {
+    Tensor t(dtype, {});
+    t.set_double(0, value);
+    return graph.add_constant(std::string(name), std::move(t));
+}
+
+Value* make_integers(Graph& graph, const std::vector<int64_t>& values, std::string_view name) {
+    return graph.add_constant(std::string(name), Tensor::from(std::span(values), {static_cast<int64_t>(values.size())}));
+}
+
+}  // namespace planish::passes

@@ -1,0 +1,86 @@
+// Simplify transposes: transposes move down through element-wise ops until they meet, compose and cancel.
+#include <algorithm>
+#include <numeric>
+
+#include "passes/pass.hpp"
+#include "passes/rewrite.hpp"
+
+namespace planish::passes {
+namespace {
+
+using Perm = std::vector<int64_t>;
+
+std::optional<Perm> perm_of(const Node* transpose) {
+    Perm perm = transpose->integers("perm");
+    if (!perm.empty()) return perm;
+    const auto r = rank(transpose->input(0));
+    if (!r) return std::nullopt;
+    perm.resize(static_cast<size_t>(*r));
+    std::iota(perm.rbegin(), perm.rend(), 0);
+    return perm;
+}
+
+/// Transpose(Transpose(x, p), q) = Transpose(x, p∘q); the identity vanishes.
+bool compose(Graph& graph, Node* node) {
+    Node* first = producer(node->input(0), "Transpose");
+    if (!node->is("Transpose") || first == nullptr) return false;
+    const auto p = perm_of(first), q = perm_of(node);
+    if (!p || !q) return false;
+    Perm both;
+    for (int64_t axis : *q) both.push_back((*p)[static_cast<size_t>(axis)]);
+    Value* x = first->input(0);
+    if (std::is_sorted(both.begin(), both.end()) && !(graph.is_output(node->output()) && (x->producer == nullptr || graph.is_output(x)))) {
+        replace(graph, node, x);
+        return true;
+    }
+    Node* merged = graph.add_node("Transpose", {x}, {{"perm", both}}, 1, node->name, node);
+    merged->origins = origins_of(*node);
+    add_origins(merged, {first});
+    replace(graph, node, merged->output());
+    return true;
+}
+
+/// f(Transpose(x), Transpose(y), scalar) = Transpose(f(x, y, scalar)) for element-wise f and one perm.
+bool move_down(Graph& graph, Node* node) {
+    if (!has(node->op().traits, Trait::elementwise) || !node->op().domain.empty() || node->outputs().size() != 1) return false;
+    std::optional<Perm> perm;
+    for (const Value* input : node->inputs()) {
+        if (input == nullptr) continue;
+        if (input->is_constant() && input->constant->size() == 1 &&
+            (!perm || input->constant->rank() <= static_cast<int64_t>(perm->size())))
+            continue;
+        // A transpose that others read too would be computed twice.
+        const Node* transpose = producer(input, "Transpose");
+        if (transpose == nullptr || graph.is_output(input) ||
+            std::any_of(input->uses.begin(), input->uses.end(), [&](const Use& u) { return u.node != node; }))
+            return false;
+        const auto p = perm_of(transpose);
+        if (!p || (perm && *perm != *p)) return false;
+        perm = p;
+    }
+    if (!perm || rank(node->output()) != static_cast<int64_t>(perm->size())) return false;
+    std::vector<Value*> operands;
+    for (Value* input : node->inputs()) {
+        const Node* transpose = producer(input, "Transpose");
+        operands.push_back(transpose != nullptr ? transpose->input(0) : input);
+    }
+    Node* moved = graph.add_node(node->op().name, operands, node->attributes, 1, node->name, node);
+    moved->origins = origins_of(*node);
+    Node* transpose = graph.add_node("Transpose", {moved->output()}, {{"perm", *perm}}, 1, node->name + "_transpose", node);
+    transpose->origins = moved->origins;
+    replace(graph, node, transpose->output());
+    return true;
+}
+
+}  // namespace
+
+int simplify_transposes(Graph& graph) {
+    int changes = 0;
+    for (int round = -1; round != changes;) {
+        round = changes;
+        for (Node* node : graph.node_list()) changes += compose(graph, node) || move_down(graph, node) ? 1 : 0;
+    }
+    return changes;
+}
+
+}  // namespace planish::passes
