@@ -14,7 +14,8 @@ struct Affine {
 };
 
 const Tensor* float_constant(const Value* value) {
-    return value != nullptr && value->is_constant() && is_float(value->constant->dtype()) ? value->constant.get() : nullptr;
+    return value != nullptr && value->is_constant() && is_float(value->constant->dtype()) ? value->constant.get()
+                                                                                          : nullptr;
 }
 
 /// BatchNormalization(x) = g/sqrt(var + eps) * x + (b - mean * g/sqrt(var + eps)) in inference.
@@ -80,7 +81,8 @@ std::optional<ChannelAxis> output_channels(const Node& node) {
     }
     if (node.is("Gemm")) {
         if (node.real("alpha") != 1 || node.real("beta") != 1) return std::nullopt;
-        return node.integer("transB") != 0 ? ChannelAxis{1, w->dim(0), w->dim(1)} : ChannelAxis{w->dim(0), w->dim(1), 1};
+        return node.integer("transB") != 0 ? ChannelAxis{1, w->dim(0), w->dim(1)}
+                                           : ChannelAxis{w->dim(0), w->dim(1), 1};
     }
     return std::nullopt;
 }
@@ -97,7 +99,7 @@ bool fold_into_weights(Graph& graph, Node* node) {
         const Tensor* b = float_constant(bias);
         if (bias != nullptr && (b == nullptr || b->size() != axis->channels || b->dim(-1) != axis->channels)) continue;
         const auto a = side == 0 && node->is("BatchNormalization") ? affine_of_batch_norm(*node)
-                                                                    : affine_of_arithmetic(*node, x, axis->channels);
+                                                                   : affine_of_arithmetic(*node, x, axis->channels);
         if (!a || static_cast<int64_t>(a->scale.size()) != axis->channels || !same_shape(x, node->output())) continue;
 
         const Tensor& w = *linear->input(1)->constant;
@@ -139,10 +141,10 @@ bool lower_batch_norm(Graph& graph, Node* node) {
         scale.set_double(static_cast<int64_t>(c), a->scale[c]);
         shift.set_double(static_cast<int64_t>(c), a->shift[c]);
     }
-    Node* mul = graph.add_node("Mul", {node->input(0), graph.add_constant(node->name + "_scale", std::move(scale))}, {}, 1,
-                               node->name + "_scaled", node);
-    Node* add = graph.add_node("Add", {mul->output(), graph.add_constant(node->name + "_shift", std::move(shift))}, {}, 1,
-                               node->name, node);
+    Node* mul = graph.add_node("Mul", {node->input(0), graph.add_constant(node->name + "_scale", std::move(scale))}, {},
+                               1, node->name + "_scaled", node);
+    Node* add = graph.add_node("Add", {mul->output(), graph.add_constant(node->name + "_shift", std::move(shift))}, {},
+                               1, node->name, node);
     mul->origins = add->origins = origins_of(*node);
     replace(graph, node, add->output());
     return true;

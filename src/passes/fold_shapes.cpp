@@ -1,4 +1,5 @@
-// Fold shapes: shape arithmetic whose numbers are known becomes constants; Reshape targets become constants of 0 and -1.
+// Fold shapes: shape arithmetic whose numbers are known becomes constants; Reshape targets become constants of 0 and
+// -1.
 #include <algorithm>
 
 #include "passes/pass.hpp"
@@ -18,8 +19,10 @@ bool fold_known_numbers(Graph& graph, Node* node) {
     if (!numbers || element_count(value->dims()) != static_cast<int64_t>(numbers->size())) return false;
     Tensor tensor(value->type.dtype, value->dims());
     for (size_t i = 0; i < numbers->size(); ++i) {
-        if (tensor.dtype() == DType::i64) tensor.data<int64_t>()[i] = (*numbers)[i];
-        else tensor.set_double(static_cast<int64_t>(i), static_cast<double>((*numbers)[i]));
+        if (tensor.dtype() == DType::i64)
+            tensor.data<int64_t>()[i] = (*numbers)[i];
+        else
+            tensor.set_double(static_cast<int64_t>(i), static_cast<double>((*numbers)[i]));
     }
     replace(graph, node, graph.add_constant(value->name + "_value", std::move(tensor)));
     return true;
@@ -63,7 +66,8 @@ int fold_shapes(Graph& graph) {
     // with them, and so on.
     for (Node* node : graph.node_list()) {
         graph.infer(node);
-        if (fold_known_numbers(graph, node) || fold_node(graph, node) || simplify_reshape_target(graph, node)) ++changes;
+        if (fold_known_numbers(graph, node) || fold_node(graph, node) || simplify_reshape_target(graph, node))
+            ++changes;
     }
     return changes;
 }

@@ -10,7 +10,9 @@
 namespace planish::passes {
 namespace {
 
-void append(std::string& key, const void* data, size_t bytes) { key.append(static_cast<const char*>(data), bytes); }
+void append(std::string& key, const void* data, size_t bytes) {
+    key.append(static_cast<const char*>(data), bytes);
+}
 
 template <typename T>
 void append(std::string& key, const T& number) {
@@ -32,8 +34,10 @@ bool append_tensor(std::string& key, const Tensor& t) {
         for (const std::string& s : t.strings()) append_text(key, s);
         return true;
     }
-    if (t.bytes() > kMaxBytes) append(key, t.raw());  // large ones are equal when they share memory
-    else if (t.bytes() > 0) append(key, t.raw(), static_cast<size_t>(t.bytes()));
+    if (t.bytes() > kMaxBytes)
+        append(key, t.raw());  // large ones are equal when they share memory
+    else if (t.bytes() > 0)
+        append(key, t.raw(), static_cast<size_t>(t.bytes()));
     return true;
 }
 
@@ -107,7 +111,8 @@ int merge_common_subexpressions(Graph& graph) {
         bool both_public = false;
         for (size_t i = 0; i < node->outputs().size(); ++i) {
             const Value *a = kept->outputs()[i], *b = node->outputs()[i];
-            both_public |= (a == nullptr) != (b == nullptr) || (a != nullptr && graph.is_output(a) && graph.is_output(b));
+            both_public |=
+                (a == nullptr) != (b == nullptr) || (a != nullptr && graph.is_output(a) && graph.is_output(b));
         }
         if (both_public) continue;
         for (size_t i = 0; i < node->outputs().size(); ++i)

@@ -102,7 +102,9 @@ void erase_unused(Graph& graph, Node* node) {
         graph.erase(n);
         for (size_t i = 0; i < inputs.size(); ++i) {
             Value* v = inputs[i];
-            if (v == nullptr || !v->uses.empty() || std::find(inputs.begin(), inputs.begin() + static_cast<int64_t>(i), v) != inputs.begin() + static_cast<int64_t>(i))
+            if (v == nullptr || !v->uses.empty() ||
+                std::find(inputs.begin(), inputs.begin() + static_cast<int64_t>(i), v) !=
+                    inputs.begin() + static_cast<int64_t>(i))
                 continue;
             if (v->producer != nullptr) {
                 if (std::find(work.begin(), work.end(), v->producer) == work.end()) work.push_back(v->producer);
@@ -126,8 +128,9 @@ std::vector<Value*> splice(Graph& graph, const Graph& body, const std::vector<Va
             if (GraphPtr* inner = std::get_if<GraphPtr>(&attribute)) *inner = (*inner)->clone();
         std::vector<std::string> names;
         for (const Value* v : node->outputs()) names.push_back(v ? v->name : "");
-        Node* copy = graph.add_node(node->op().name, operands, std::move(attributes), static_cast<int>(node->outputs().size()),
-                                    node->name, before, node->op().domain, names);
+        Node* copy =
+            graph.add_node(node->op().name, operands, std::move(attributes), static_cast<int>(node->outputs().size()),
+                           node->name, before, node->op().domain, names);
         copy->origins = node->origins;
         for (size_t i = 0; i < node->outputs().size(); ++i)
             if (node->outputs()[i]) map[node->outputs()[i]] = copy->outputs()[i];
@@ -144,7 +147,8 @@ Value* make_scalar(Graph& graph, double value, DType dtype, std::string_view nam
 }
 
 Value* make_integers(Graph& graph, const std::vector<int64_t>& values, std::string_view name) {
-    return graph.add_constant(std::string(name), Tensor::from(std::span(values), {static_cast<int64_t>(values.size())}));
+    return graph.add_constant(std::string(name),
+                              Tensor::from(std::span(values), {static_cast<int64_t>(values.size())}));
 }
 
 }  // namespace planish::passes

@@ -1,4 +1,5 @@
-// What rewrites are made of: constants read as numbers, producers matched by op, nodes replaced with their origins kept.
+// What rewrites are made of: constants read as numbers, producers matched by op, nodes replaced with their origins
+// kept.
 #pragma once
 
 #include <initializer_list>

@@ -8,7 +8,9 @@ namespace planish::passes {
 namespace {
 
 /// Equal shapes of which every size is certain (fresh unknowns never compare equal).
-bool keeps_shape(const Node& node) { return same_shape(node.input(0), node.output()); }
+bool keeps_shape(const Node& node) {
+    return same_shape(node.input(0), node.output());
+}
 
 bool is_zero_list(const Value* value) {
     const auto list = integers(value);
@@ -43,7 +45,8 @@ Value* equals_input(const Graph& graph, const Node& node) {
     }
     if (op == "Cast") return static_cast<int64_t>(x->type.dtype) == node.integer("to") ? x : nullptr;
     if (op == "CastLike") return x->type.dtype == node.output()->type.dtype ? x : nullptr;
-    if (op == "Slice") return keeps_shape(node) && (node.input(4) == nullptr || is_one_list(node.input(4))) ? x : nullptr;
+    if (op == "Slice")
+        return keeps_shape(node) && (node.input(4) == nullptr || is_one_list(node.input(4))) ? x : nullptr;
     if (op == "Pad") return is_zero_list(node.input(1)) ? x : nullptr;
     if (op == "Tile") return is_one_list(node.input(1)) ? x : nullptr;
     if (op == "Concat" || op == "Sum" || op == "Max" || op == "Min" || op == "Mean")
@@ -68,7 +71,8 @@ bool only_reshapes(const Node& node) {
 /// Reshape(Reshape(x)) = Reshape(x), the target written with numbers and at most one -1.
 bool merge_reshapes(Graph& graph, Node* node) {
     Node* first = node->input(0)->producer;
-    if (!only_reshapes(*node) || first == nullptr || !only_reshapes(*first) || !node->output()->type.shape) return false;
+    if (!only_reshapes(*node) || first == nullptr || !only_reshapes(*first) || !node->output()->type.shape)
+        return false;
     std::vector<int64_t> target;
     int inferred = 0;
     for (const Dim& d : *node->output()->type.shape) {
@@ -78,8 +82,8 @@ bool merge_reshapes(Graph& graph, Node* node) {
         target.push_back(number.value_or(-1));
     }
     if (inferred > 1) return false;
-    Node* merged = graph.add_node("Reshape", {first->input(0), make_integers(graph, target, node->name + "_shape")}, {}, 1,
-                                  node->name, node);
+    Node* merged = graph.add_node("Reshape", {first->input(0), make_integers(graph, target, node->name + "_shape")}, {},
+                                  1, node->name, node);
     merged->origins = origins_of(*node);
     add_origins(merged, {first});
     replace(graph, node, merged->output());

@@ -29,7 +29,8 @@ bool compose(Graph& graph, Node* node) {
     Perm both;
     for (int64_t axis : *q) both.push_back((*p)[static_cast<size_t>(axis)]);
     Value* x = first->input(0);
-    if (std::is_sorted(both.begin(), both.end()) && !(graph.is_output(node->output()) && (x->producer == nullptr || graph.is_output(x)))) {
+    if (std::is_sorted(both.begin(), both.end()) &&
+        !(graph.is_output(node->output()) && (x->producer == nullptr || graph.is_output(x)))) {
         replace(graph, node, x);
         return true;
     }
@@ -42,7 +43,8 @@ bool compose(Graph& graph, Node* node) {
 
 /// f(Transpose(x), Transpose(y), scalar) = Transpose(f(x, y, scalar)) for element-wise f and one perm.
 bool move_down(Graph& graph, Node* node) {
-    if (!has(node->op().traits, Trait::elementwise) || !node->op().domain.empty() || node->outputs().size() != 1) return false;
+    if (!has(node->op().traits, Trait::elementwise) || !node->op().domain.empty() || node->outputs().size() != 1)
+        return false;
     std::optional<Perm> perm;
     for (const Value* input : node->inputs()) {
         if (input == nullptr) continue;
@@ -66,7 +68,8 @@ bool move_down(Graph& graph, Node* node) {
     }
     Node* moved = graph.add_node(node->op().name, operands, node->attributes, 1, node->name, node);
     moved->origins = origins_of(*node);
-    Node* transpose = graph.add_node("Transpose", {moved->output()}, {{"perm", *perm}}, 1, node->name + "_transpose", node);
+    Node* transpose =
+        graph.add_node("Transpose", {moved->output()}, {{"perm", *perm}}, 1, node->name + "_transpose", node);
     transpose->origins = moved->origins;
     replace(graph, node, transpose->output());
     return true;

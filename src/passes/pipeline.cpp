@@ -1,0 +1,46 @@
+// The pipelines: which passes run, in which order, and why there.
+#include <array>
+
+#include "passes/pass.hpp"
+
+namespace planish::passes {
+
+std::span<const Pass> portable_pipeline() {
+    static constexpr Pass kPasses[] = {
+        {"fold-constants", "everything later matches on constants", fold_constants},
+        {"fold-shapes", "Reshape targets become constants, so that shape arithmetic dies", fold_shapes},
+        {"eliminate-dead-code", "shape arithmetic that nothing reads would block single-use guards",
+         eliminate_dead_code},
+        {"merge-common-subexpressions", "patterns are matched once, on values that are equal by identity",
+         merge_common_subexpressions},
+        {"simplify-identities", "no-ops between the ops of a pattern would hide it", simplify_identities},
+        {"recognise-activations", "before constants are folded away from them into weights", recognise_activations},
+        {"simplify-transposes", "transposes meet and cancel before products look at their operands",
+         simplify_transposes},
+        {"fold-batch-norm", "convolutions have their final weights before regions form", fold_batch_norm},
+        {"recognise-softmax", "attention is matched on Softmax", recognise_softmax},
+        {"recognise-layer-norm", "a decomposed normalisation is ten memory passes, one op is two",
+         recognise_layer_norm},
+        {"recognise-gelu", "one function that an epilogue can hold", recognise_gelu},
+        {"recognise-attention", "last of the patterns: it is made of the others", recognise_attention},
+        {"fold-constants", "weights that rewrites have transposed or scaled", fold_constants},
+        {"merge-common-subexpressions", "rewrites make equal helper constants", merge_common_subexpressions},
+        {"eliminate-dead-code", "the plan holds nothing that nobody reads", eliminate_dead_code},
+    };
+    return kPasses;
+}
+
+std::span<const Pass> specialise_pipeline() {
+    static constexpr Pass kPasses[] = {
+        {"fold-shapes", "known sizes make every remaining shape computation a constant", fold_shapes},
+        {"simplify-identities", "an Expand or Slice that these sizes make a no-op", simplify_identities},
+        {"simplify-transposes", "removed no-ops bring transposes together", simplify_transposes},
+        {"recognise-attention", "head counts may be known only now", recognise_attention},
+        {"merge-common-subexpressions", "folded shapes make computations equal", merge_common_subexpressions},
+        {"eliminate-dead-code", "folded shape arithmetic", eliminate_dead_code},
+        {"form-regions", "last: regions hide their ops from all other passes", form_regions},
+    };
+    return kPasses;
+}
+
+}  // namespace planish::passes
