@@ -506,23 +506,6 @@ void gather_nd(InferContext& c) {
     c.set_output(0, c.input(0).dtype, std::move(out));
 }
 
-void where(InferContext& c) {
-    require_dtype(c, 0, DType::boolean);
-    require_same_dtype(c, 1, 2);
-    const DType dtype = c.input(1).dtype != DType::undefined ? c.input(1).dtype : c.input(2).dtype;
-    std::optional<Shape> out = broadcast_inputs(c, 0, 3);
-    const bool small = out && out->size() <= 1;
-    c.set_output(0, dtype, std::move(out));
-    const auto condition = integers_of(c, 0);
-    const Symbols x = c.symbolic(1), y = c.symbolic(2);
-    if (!small || !condition || !x || !y) return;
-    const size_t count = std::max({condition->size(), x->size(), y->size()});
-    const auto pick = [&](const auto& list, size_t i) { return list[list.size() == 1 ? 0 : i]; };
-    std::vector<Dim> values;
-    for (size_t i = 0; i < count; ++i) values.push_back(pick(*condition, i) != 0 ? pick(*x, i) : pick(*y, i));
-    c.set_symbolic(0, std::move(values));
-}
-
 void compress(InferContext& c) {
     std::optional<Shape> out;
     if (!c.has("axis")) {

@@ -179,40 +179,6 @@ void tensor_scatter(RefContext& c) {
     }
 }
 
-void where(RefContext& c) {
-    const Tensor& condition = c.input(0);
-    const Tensor* choice[2] = {&c.input(2), &c.input(1)};
-    const int64_t rank = std::max({condition.rank(), choice[0]->rank(), choice[1]->rank()});
-    Dims dims(at(rank), 1);
-    const auto broadcast = [&](const Tensor& x) {
-        for (int64_t k = 0; k < x.rank(); ++k) {
-            int64_t& d = dims[at(rank - x.rank() + k)];
-            if (d == 1)
-                d = x.dim(k);
-            else if (x.dim(k) != 1 && x.dim(k) != d)
-                c.error("shapes do not broadcast");
-        }
-    };
-    for (const Tensor* x : {&condition, choice[0], choice[1]}) broadcast(*x);
-    const auto strides_of = [&](const Tensor& x) {
-        Dims strides(at(rank), 0);
-        const Dims own = row_major_strides(x.dims());
-        for (int64_t k = 0; k < x.rank(); ++k)
-            if (x.dim(k) != 1) strides[at(rank - x.rank() + k)] = own[at(k)];
-        return strides;
-    };
-    const Dims strides[3] = {strides_of(*choice[0]), strides_of(*choice[1]), strides_of(condition)};
-    Tensor& out = c.output(0, choice[1]->dtype(), dims);
-    int64_t o = 0;
-    for_each_index(dims, [&](const Dims& index) {
-        const auto place = [&](const Dims& s) {
-            return std::inner_product(index.begin(), index.end(), s.begin(), int64_t{0});
-        };
-        const size_t pick = condition.at_int64(place(strides[2])) != 0 ? 1 : 0;
-        copy_elements(out, o++, *choice[pick], place(strides[pick]));
-    });
-}
-
 void compress(RefContext& c) {
     const Tensor& condition = c.input(1);
     const bool flat = !c.has("axis");
