@@ -11,6 +11,9 @@ if(NOT EXISTS ${PLANISH_DEPS_DIR}/onnx.cmake)
     if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.26)
         list(APPEND environment PLANISH_CMAKE=${CMAKE_COMMAND})
     endif()
+    if(SKBUILD)  # the isolated build environment's own interpreter, which has pip
+        list(APPEND environment PLANISH_PYTHON=${PYTHON_EXECUTABLE})
+    endif()
     execute_process(COMMAND ${CMAKE_COMMAND} -E env ${environment} ${PROJECT_SOURCE_DIR}/scripts/build-deps.sh
                     COMMAND_ERROR_IS_FATAL ANY)
 endif()

@@ -50,8 +50,28 @@ if(PLANISH_PYTHON AND PLANISH_PYTHON_SOURCES)
     nanobind_add_module(planish_python NB_STATIC ${PLANISH_PYTHON_SOURCES})
     target_link_libraries(planish_python PRIVATE planish_build)
     target_link_options(planish_python PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/python.map)
-    # Built into the package's folder of the build tree, so that PYTHONPATH=build/python imports it without an install.
-    set_target_properties(planish_python PROPERTIES OUTPUT_NAME _planish
-        LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/python/planish)
-    install(TARGETS planish_python LIBRARY DESTINATION planish)
+    # The build tree's python/planish is a whole package: the module beside links to the Python files of the source tree, so
+    # that PYTHONPATH=build/release/python imports it without an install.
+    set(package ${PROJECT_BINARY_DIR}/python/planish)
+    set_target_properties(planish_python PROPERTIES OUTPUT_NAME _planish LIBRARY_OUTPUT_DIRECTORY ${package})
+    file(GLOB entries CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/python/planish/*)
+    file(MAKE_DIRECTORY ${package})
+    foreach(entry ${entries})
+        get_filename_component(name ${entry} NAME)
+        file(CREATE_LINK ${entry} ${package}/${name} SYMBOLIC)
+    endforeach()
+    install(TARGETS planish_python LIBRARY DESTINATION planish COMPONENT python)
+endif()
+
+# The command goes into a wheel's scripts, or into bin of an ordinary install.
+if(TARGET planish_command)
+    if(SKBUILD)
+        install(TARGETS planish_command RUNTIME DESTINATION ${SKBUILD_SCRIPTS_DIR} COMPONENT python)
+    else()
+        install(TARGETS planish_command)
+    endif()
+endif()
+if(PLANISH_SHARED)
+    install(TARGETS planish_runtime planish_full)
+    install(DIRECTORY include/planish TYPE INCLUDE)
 endif()

@@ -13,7 +13,7 @@ onnx=(onnx 1.23.2 008cb0467b2bbee41448acc7da8b6f4e704624cb0d327a2d5adafc7ce19bc5
 # protobuf 3.21.12 travels inside the source distribution of grpcio-tools: the last release line that needs no Abseil.
 protobuf=(grpcio-tools 1.53.2 1b10f95d1f4af2b9d63c9beccf386b3a5e1a92f14b3f64a9a8385b6ba091e0dc)
 
-stamp=$({ cat "${BASH_SOURCE[0]}" "$root"/cmake/deps/*; "${CXX:-c++}" --version; } | sha256sum | cut -c1-32)
+stamp=$({ cat "${BASH_SOURCE[0]}" "$root"/cmake/deps/*; "${CXX:-c++}" -dumpfullversion; } | sha256sum | cut -c1-32)
 if [ "$(cat "$prefix/stamp" 2>/dev/null)" = "$stamp" ]; then
     echo "build-deps: ONNX ${onnx[1]} is up to date in $prefix"
     exit 0
@@ -23,7 +23,8 @@ mkdir -p "$prefix"
 exec 9>"$prefix/.lock"
 flock 9
 [ "$(cat "$prefix/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-work=$(mktemp -d "$prefix/work.XXXXXX")
+work=$prefix/work  # a fixed name, so that ccache knows the files again
+rm -rf "$work" && mkdir "$work"
 trap 'rm -rf "$work"' EXIT
 
 for package in onnx protobuf; do
@@ -48,7 +49,7 @@ if ! { "$cmake" -S "$root/cmake/deps" -B "$work/build" "${generator[@]}" "${laun
     echo "build-deps: failed; the whole log is $log" >&2
     exit 1
 fi
-rm -rf "$prefix/include" "$prefix/lib" "$prefix/onnx.cmake"
+rm -rf "$prefix"/{include,lib,share,onnx.cmake}
 mv "$work"/install/* "$prefix/"
 echo "$stamp" >"$prefix/stamp"
 echo "build-deps: done"
