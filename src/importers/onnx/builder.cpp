@@ -534,7 +534,7 @@ bool Builder::import_operator(const pb::NodeProto& proto, const BoundAttributes&
     }
     for (int i = 0; i < proto.output_size(); ++i) {
         const auto place = static_cast<size_t>(i);
-        if (proto.output(i).empty() || place >= draft.results.size()) continue;
+        if (proto.output(i).empty() || place >= draft.results.size() || !draft.results[place]) continue;
         apply_hint(scope, proto.output(i), *draft.results[place]);
         bind(scope, proto.output(i), draft.results[place]);
     }

@@ -123,7 +123,7 @@ const Adapter* next_adapter(std::string_view domain, std::string_view op, int64_
     using Key = std::pair<std::string_view, std::string_view>;
     static const auto table = [] {
         std::map<Key, std::vector<const Adapter*>> result;
-        for (const auto part : {shape_adapters(), compute_adapters(), contrib_adapters()})
+        for (const auto part : {shape_adapters(), compute_adapters(), contrib_adapters(), contrib_attention_adapters()})
             for (const Adapter& adapter : part) result[{adapter.domain, adapter.op}].push_back(&adapter);
         for (auto& [_, list] : result)
             std::stable_sort(list.begin(), list.end(),

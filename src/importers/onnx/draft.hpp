@@ -74,5 +74,6 @@ inline constexpr int64_t kEveryOpset = std::numeric_limits<int64_t>::max();
 std::span<const Adapter> shape_adapters();    ///< attributes that became inputs: axes, pads, splits, sizes
 std::span<const Adapter> compute_adapters();  ///< operators whose meaning changed, and the operators of opsets 1-6
 std::span<const Adapter> contrib_adapters();  ///< com.microsoft operators in terms of ONNX's
+std::span<const Adapter> contrib_attention_adapters();
 
 }  // namespace planish::onnx_import
