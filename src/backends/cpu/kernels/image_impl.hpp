@@ -140,6 +140,28 @@ PLANISH_INLINE void resize_rows(const ResizeArgs& args, int64_t begin, int64_t e
     }
 }
 
+// Any number of taps: one axis alone, and the stretched filters of antialiasing.
+void resize_rows_any(const ResizeArgs& args, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t oy = row % args.out_height;
+        const float* image = args.input + row / args.out_height * args.in_image_stride;
+        float* y = args.output + row / args.out_height * args.out_image_stride + oy * args.out_row_stride;
+        for (int64_t ox = 0; ox < args.out_width; ++ox, y += args.channels) {
+            for_vectors(args.channels, [&](int64_t c, int64_t count) {
+                Vec sum = Vec::zero();
+                for (int64_t i = oy * args.taps_h; i < (oy + 1) * args.taps_h; ++i) {
+                    Vec line = Vec::zero();
+                    for (int64_t j = ox * args.taps_w; j < (ox + 1) * args.taps_w; ++j)
+                        line = fma(load(image + args.offset_h[i] + args.offset_w[j] + c, count),
+                                   Vec::all(args.weight_w[j]), line);
+                    sum = fma(line, Vec::all(args.weight_h[i]), sum);
+                }
+                store(sum, y + c, count);
+            });
+        }
+    }
+}
+
 void resize(const ResizeArgs& args, int64_t begin, int64_t end) {
     if (args.taps_h == 1 && args.taps_w == 1) {
         for (int64_t row = begin; row < end; ++row) {
@@ -152,12 +174,9 @@ void resize(const ResizeArgs& args, int64_t begin, int64_t end) {
         }
         return;
     }
-    if (args.taps_h == 1 && args.taps_w == 2) return resize_rows<1, 2>(args, begin, end);
-    if (args.taps_h == 2 && args.taps_w == 1) return resize_rows<2, 1>(args, begin, end);
     if (args.taps_h == 2 && args.taps_w == 2) return resize_rows<2, 2>(args, begin, end);
-    if (args.taps_h == 1 && args.taps_w == 4) return resize_rows<1, 4>(args, begin, end);
-    if (args.taps_h == 4 && args.taps_w == 1) return resize_rows<4, 1>(args, begin, end);
-    return resize_rows<4, 4>(args, begin, end);
+    if (args.taps_h == 4 && args.taps_w == 4) return resize_rows<4, 4>(args, begin, end);
+    resize_rows_any(args, begin, end);
 }
 
 void add_image(KernelTable& table) {

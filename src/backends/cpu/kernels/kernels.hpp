@@ -124,18 +124,18 @@ struct TransposeArgs {
     int64_t input_stride = 0, output_stride = 0;
 };
 
-/// Each output element is a weighted sum of neighbours along height and width of a channels-last image.
-/// Items: output rows, numbered batch * out_height + y. Tables hold `taps` entries for each output position, in floats'
-/// distance from the image's start (rows) or from the row's start (columns); see ResizeTable.
+/// Each output element is a weighted sum of input pixels of a channels-last image, separable into rows and columns.
+/// Items: output rows, numbered batch * out_height + y. Offsets are resize_table()'s indices times the input's row or
+/// pixel stride. Output pixels are dense.
 struct ResizeArgs {
     const float* input = nullptr;
     float* output = nullptr;
     int64_t channels = 0, out_height = 0, out_width = 0;
-    int64_t in_image_stride = 0, out_image_stride = 0, out_row_stride = 0;  ///< output pixels are dense
-    int taps_h = 1, taps_w = 1;                                             ///< 1 nearest, 2 linear, 4 cubic
-    const int64_t* offset_h = nullptr;                                      ///< out_height * taps_h
-    const int64_t* offset_w = nullptr;                                      ///< out_width * taps_w
-    const float* weight_h = nullptr;                                        ///< likewise; unused where both taps are 1
+    int64_t in_image_stride = 0, out_image_stride = 0, out_row_stride = 0;
+    int taps_h = 1, taps_w = 1;
+    const int64_t* offset_h = nullptr;  ///< out_height * taps_h
+    const int64_t* offset_w = nullptr;  ///< out_width * taps_w
+    const float* weight_h = nullptr;    ///< likewise; unused where both taps are 1
     const float* weight_w = nullptr;
 };
 
