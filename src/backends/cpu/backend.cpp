@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -261,7 +262,34 @@ class Compiler {
         return false;
     }
 
+    // A Transpose that only renames axes: channels-last memory read as [N, ..., C], or plain [N, ..., C] memory taken
+    // as a channels-last tensor. The layout of the result, when its bytes are those of the input.
+    std::optional<Layout> transpose_alias(const Node& node) const {
+        if (!node.is("Transpose")) return std::nullopt;
+        std::vector<int64_t> perm = node.integers("perm");
+        const Dims in = node.input(0)->dims(), out = node.output()->dims();
+        const auto rank = static_cast<int64_t>(in.size());
+        if (perm.empty())
+            for (int64_t i = rank; i-- > 0;) perm.push_back(i);
+        // Axes of length 1 lie anywhere: compare the order of the others in memory.
+        auto order = [&](Layout layout, bool result) {
+            std::vector<int64_t> axes(in.size());
+            for (int64_t i = 0; i < rank; ++i)
+                axes[static_cast<size_t>(physical_axis(i, rank, layout))] = result ? perm[static_cast<size_t>(i)] : i;
+            std::erase_if(axes, [&](int64_t a) { return in[static_cast<size_t>(a)] == 1; });
+            return axes;
+        };
+        const auto lies = order(layout_of(node.input(0)), false);
+        for (const Layout layout : {Layout::plain, Layout::channels_last})
+            if (order(layout, true) == lies) return layout;
+        return std::nullopt;
+    }
+
     void lower(Node& node) {
+        if (const auto layout = transpose_alias(node)) {
+            locate(node.output(), *layout, located_.at({node.input(0), layout_of(node.input(0))}));
+            return;
+        }
         if (is_alias(node)) {
             // The same bytes under other dimensions: no step.
             const Value* output = node.output();

@@ -127,12 +127,11 @@ bool is_f32(const Value* value);  ///< null counts as yes (an omitted input)
 // One list a family; table.cpp joins them by op name.
 namespace families {
 extern const Implementation kConvJit, kConvDepthwise, kConvTranspose;
-extern const Implementation kGemm, kBatchedMatMul;
+extern const Implementation kGemm, kBatchedMatMul, kAttention;
 extern const Implementation kPointwise;
-extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kInstanceNorm;
-extern const Implementation kReduce, kGlobalPool, kPool, kArgMax;
-extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand, kCopy;
-extern const Implementation kResize, kAttention;
+extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;
+extern const Implementation kReduce, kArgExtreme, kPool;
+extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
 extern const Implementation kReference;
 }  // namespace families
 

@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 
 #include "backends/cpu/epilogue.hpp"
+#include "backends/cpu/jit/depthwise.hpp"
+#include "backends/cpu/jit/gemm.hpp"
+#include "backends/cpu/strided_copy.hpp"
 #include "base/thread_pool.hpp"
 
 namespace planish::cpu::families {
@@ -124,8 +127,134 @@ std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& la
     return kernel;
 }
 
+// ---- depthwise ----
+
+Refusal can_depthwise(const RegionView& region, const Environment& environment) {
+    if (const Refusal r = can_convolve(region, environment); r != Refusal::none) return r;
+    const ConvShape s = *conv_shape(region.root());
+    return s.groups == s.c && s.oc == s.c && s.c > 1 ? Refusal::none : Refusal::shape_not_handled;
+}
+
+Layouts depthwise_layouts(const RegionView& region, std::span<const Layout> available) {
+    Layouts result = conv_layouts(region, available);
+    result.inputs[static_cast<size_t>(region.input_index(region.root().input(0)))] = Layout::channels_last;
+    return result;
+}
+
+std::unique_ptr<Kernel> compile_depthwise(const RegionView& region, const Layouts&, const Environment& environment) {
+    const Node& conv = region.root();
+    const ConvShape s = *conv_shape(conv);
+    const DepthwiseShape shape{s.n,       s.h,        s.w,          s.c,          s.kh,
+                               s.kw,      s.stride_h, s.stride_w,   s.dilation_h, s.dilation_w,
+                               s.pad_top, s.pad_left, s.pad_bottom, s.pad_right};
+    const int x = region.input_index(conv.input(0)), w = region.input_index(conv.input(1));
+    const Epilogue epilogue = *conv_epilogue(region);
+    auto plan = std::make_shared<const DepthwisePlan>(shape, epilogue.ops, environment.isa);
+    const auto weights = region.constant(conv.input(1));
+    const Tensor packed = environment.packed->get(weights, "depthwise", [&] {
+        Tensor made(DType::f32, {static_cast<int64_t>(depthwise_packed_size(shape))});
+        pack_depthwise_weights(shape, weights->data<float>().data(), made.data<float>().data());
+        return made;
+    });
+    auto kernel =
+        make_kernel(fmt::format("depthwise_f32_{}x{}s{}_{}", s.kh, s.kw, s.stride_h, to_string(environment.isa)),
+                    [plan, packed, epilogue, x](const Launch& launch) {
+                        const float* operands[kMaxOperands + 1];
+                        plan->run(launch.f32(x), packed.data<float>().data(), launch.out_f32(),
+                                  operand_pointers(launch, epilogue.operands, operands), *launch.pool, launch.threads);
+                    });
+    kernel->flops = 2 * element_count(conv.output()->dims()) * s.kh * s.kw;
+    kernel->consumed = {w};
+    kernel->in_place = reusable_operands(epilogue, {x});
+    return kernel;
+}
+
+// ---- transposed convolution whose taps do not overlap: one product, then every tap's results to their places ----
+
+struct Upsample {
+    int64_t n, h, w, c, oc, kh, kw;
+};
+
+std::optional<Upsample> upsample_of(const Node& node) {
+    const Dims x = node.input(0)->dims(), w = node.input(1)->dims(), y = node.output()->dims();
+    if (x.size() != 4 || node.integer("group") != 1) return std::nullopt;
+    for (std::string_view name : {"pads", "output_padding"})
+        for (const int64_t p : node.integers(name))
+            if (p != 0) return std::nullopt;
+    for (const int64_t d : node.integers("dilations"))
+        if (d != 1) return std::nullopt;
+    const auto& strides = node.integers("strides");
+    const Upsample u{x[0], x[2], x[3], x[1], w[1], w[2], w[3]};
+    if ((strides.empty() ? 1 : strides[0]) != u.kh || (strides.empty() ? 1 : strides[1]) != u.kw) return std::nullopt;
+    if (y[2] != u.h * u.kh || y[3] != u.w * u.kw) return std::nullopt;
+    return u;
+}
+
+Refusal can_transpose_convolve(const RegionView& region, const Environment& environment) {
+    if (environment.isa < Isa::avx2) return Refusal::isa_missing;
+    const Node& node = region.root();
+    if (!is_f32(node.input(0)) || !is_f32(node.input(1))) return Refusal::dtype_not_handled;
+    if (region.constant(node.input(1)) == nullptr) return Refusal::weights_not_constant;
+    if (node.input(2) && region.constant(node.input(2)) == nullptr) return Refusal::weights_not_constant;
+    if (element_count(node.output()->dims()) == 0 || !upsample_of(node)) return Refusal::shape_not_handled;
+    const auto epilogue = read_epilogue(region, 1);
+    return epilogue && epilogue->operands.empty() ? Refusal::none : Refusal::post_op_not_handled;
+}
+
+Layouts transpose_layouts(const RegionView& region, std::span<const Layout> available) {
+    Layouts result = plain_layouts(region, available);
+    result.inputs[static_cast<size_t>(region.input_index(region.root().input(0)))] = Layout::channels_last;
+    result.outputs[0] = Layout::channels_last;
+    return result;
+}
+
+std::unique_ptr<Kernel> compile_transpose(const RegionView& region, const Layouts&, const Environment& environment) {
+    const Node& node = region.root();
+    const Upsample u = *upsample_of(node);
+    const int x = region.input_index(node.input(0)), w = region.input_index(node.input(1));
+    const int64_t taps = u.kh * u.kw, columns = taps * u.oc;
+    // Columns in the order (kh, kw, oc), so that a tap's results are neighbours; the bias repeats for each tap.
+    const auto weights = region.constant(node.input(1));
+    Tensor matrix(DType::f32, {u.c, columns}), bias(DType::f32, {columns});
+    for (int64_t c = 0; c < u.c; ++c)
+        for (int64_t o = 0; o < u.oc; ++o)
+            for (int64_t t = 0; t < taps; ++t)
+                matrix.data<float>()[static_cast<size_t>(c * columns + t * u.oc + o)] =
+                    weights->data<float>()[static_cast<size_t>((c * u.oc + o) * taps + t)];
+    Epilogue epilogue;
+    if (node.input(2)) {
+        const auto given = region.constant(node.input(2));
+        for (int64_t i = 0; i < columns; ++i)
+            bias.data<float>()[static_cast<size_t>(i)] = given->data<float>()[static_cast<size_t>(i % u.oc)];
+        epilogue.ops.push_back({PostOp::Kind::add_channel, 0, 0, 0});
+    }
+    epilogue = *read_epilogue(region, 1, std::move(epilogue));
+    auto plan =
+        std::make_shared<const GemmPlan>(GemmShape{u.n * u.h * u.w, columns, u.c}, epilogue.ops, environment.isa);
+    Tensor packed(DType::f32, {plan->b_layout().size()});
+    pack_b(matrix.data<float>().data(), columns, false, plan->b_layout(), packed.data<float>().data());
+    // [n, h, w, kh, kw, oc] -> [n, h, kh, w, kw, oc]
+    const Dims order{u.n, u.h, u.kh, u.w, u.kw, u.oc};
+    StridedCopy scatter(order, {u.h * u.w * columns, u.w * columns, u.kw * u.oc, columns, u.oc, 1},
+                        dense_strides(order), 0, 0, sizeof(float), environment.isa);
+    auto kernel =
+        make_kernel(fmt::format("conv_transpose_f32_{}x{}_{}", u.kh, u.kw, to_string(environment.isa)),
+                    [plan, packed, bias, scatter, x](const Launch& launch) {
+                        const float* operands[] = {bias.data<float>().data()};
+                        plan->run(launch.f32(x), packed.data<float>().data(),
+                                  reinterpret_cast<float*>(launch.workspace), operands, *launch.pool, launch.threads);
+                        scatter.run(launch.workspace, launch.out[0], launch);
+                    });
+    kernel->workspace = static_cast<size_t>(element_count(node.output()->dims())) * sizeof(float);
+    kernel->flops = 2 * u.n * u.h * u.w * u.c * columns;
+    kernel->consumed = {w};
+    return kernel;
+}
+
 }  // namespace
 
 const Implementation kConvJit{"conv_jit", can_convolve, conv_layouts, compile_conv};
+const Implementation kConvDepthwise{"depthwise_jit", can_depthwise, depthwise_layouts, compile_depthwise};
+const Implementation kConvTranspose{"conv_transpose_jit", can_transpose_convolve, transpose_layouts, compile_transpose};
 
 }  // namespace planish::cpu::families

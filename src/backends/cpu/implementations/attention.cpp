@@ -1,0 +1,104 @@
+// Scaled dot-product attention that never writes the score matrix.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "backends/cpu/kernels/kernels.hpp"
+#include "backends/cpu/split.hpp"
+
+namespace planish::cpu::families {
+namespace {
+
+// Heads, lengths and strides of ONNX's Attention in its 4-D ([B, H, S, D]) and 3-D ([B, S, H*D]) forms.
+AttentionArgs attention_args(const Node& node) {
+    const Dims q = node.input(0)->dims(), k = node.input(1)->dims(), v = node.input(2)->dims();
+    AttentionArgs args;
+    auto strides = [&](const Dims& d, int64_t heads) -> AttentionArgs::Strides {
+        if (d.size() == 4) return {d[1] * d[2] * d[3], d[2] * d[3], d[3]};
+        return {d[1] * d[2], d[2] / heads, d[2]};
+    };
+    args.batch = q[0];
+    if (q.size() == 4) {
+        args.heads = q[1];
+        args.kv_heads = k[1];
+        args.queries = q[2];
+        args.keys = k[2];
+        args.head_dim = q[3];
+        args.value_dim = v[3];
+    } else {
+        args.heads = node.integer("q_num_heads");
+        args.kv_heads = node.integer("kv_num_heads");
+        args.queries = q[1];
+        args.keys = k[1];
+        args.head_dim = q[2] / args.heads;
+        args.value_dim = v[2] / args.kv_heads;
+    }
+    args.query_strides = strides(q, args.heads);
+    args.key_strides = strides(k, args.kv_heads);
+    args.value_strides = strides(v, args.kv_heads);
+    args.output_strides = strides(node.output()->dims(), args.heads);
+    args.scale = node.attributes.contains("scale") ? static_cast<float>(node.real("scale"))
+                                                   : 1.0f / std::sqrt(static_cast<float>(args.head_dim));
+    args.softcap = static_cast<float>(node.real("softcap"));
+    args.causal = node.integer("is_causal") != 0;
+    if (const Value* mask = node.input(3)) {
+        Dims d = mask->dims();
+        d.insert(d.begin(), 4 - d.size(), 1);
+        args.mask_strides = {d[0] == 1 ? 0 : d[1] * d[2] * d[3], d[1] == 1 ? 0 : d[2] * d[3], d[2] == 1 ? 0 : d[3]};
+    }
+    return args;
+}
+
+Refusal can_attend(const RegionView& region, const Environment& environment) {
+    if (environment.isa < Isa::avx2) return Refusal::isa_missing;
+    if (region.has_body()) return Refusal::post_op_not_handled;
+    const Node& node = region.node();
+    for (int i = 0; i < 4; ++i)
+        if (!is_f32(node.input(i))) return Refusal::dtype_not_handled;
+    for (int i = 4; i < node.input_count(); ++i)
+        if (node.input(i)) return Refusal::attribute_not_handled;
+    for (size_t i = 1; i < node.outputs().size(); ++i)
+        if (node.outputs()[i] && !node.outputs()[i]->uses.empty()) return Refusal::attribute_not_handled;
+    if (element_count(node.output()->dims()) == 0 || element_count(node.input(1)->dims()) == 0)
+        return Refusal::shape_not_handled;
+    const AttentionArgs args = attention_args(node);
+    if (const Value* mask = node.input(3))
+        if (mask->dims().empty() || mask->dims().size() > 4 || mask->dims().back() != args.keys)
+            return Refusal::shape_not_handled;
+    return Refusal::none;
+}
+
+std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const Environment& environment) {
+    AttentionArgs args = attention_args(region.node());
+    // Enough items for every thread, without making the blocks too small to be efficient.
+    while (attention_items(args) < environment.threads) {
+        const int64_t block = args.query_block ? args.query_block : std::min(kAttentionQueryBlock, args.queries);
+        if (block <= 24) break;
+        args.query_block = (block + 1) / 2;
+    }
+    const bool masked = region.node().input(3) != nullptr;
+    const int64_t items = attention_items(args), scratch = (attention_scratch(args) + 15) / 16 * 16;
+    const int64_t cost = args.batch * args.heads * args.queries * args.keys * (args.head_dim + args.value_dim) / 32;
+    auto kernel = make_kernel(
+        fmt::format("attention_f32_{}", to_string(environment.isa)),
+        [args, masked, items, scratch, cost, function = kernels(environment.isa).attention](const Launch& launch) {
+            AttentionArgs a = args;
+            a.query = launch.f32(0);
+            a.key = launch.f32(1);
+            a.value = launch.f32(2);
+            a.mask = masked ? launch.f32(3) : nullptr;
+            a.output = launch.out_f32();
+            auto* memory = reinterpret_cast<float*>(launch.workspace);
+            split_items(launch, items, cost / items,
+                        [&](int64_t b, int64_t e, int t) { function(a, b, e, memory + t * scratch); });
+        });
+    kernel->workspace = static_cast<size_t>(scratch * environment.threads) * sizeof(float);
+    kernel->flops = 2 * args.batch * args.heads * args.queries * args.keys * (args.head_dim + args.value_dim);
+    return kernel;
+}
+
+}  // namespace
+
+const Implementation kAttention{"attention_flash", can_attend, plain_layouts, compile};
+
+}  // namespace planish::cpu::families
