@@ -52,12 +52,12 @@ struct DepthwisePlan::Impl {
     // Equal tiles side by side.
     struct Segment {
         int64_t column, tiles;
-        const DepthwiseCode* code;
+        size_t tile;
     };
 
     DepthwiseShape s;
     PostOps post_ops;
-    std::map<DepthwiseTile, std::unique_ptr<DepthwiseCode>> code;
+    std::unique_ptr<DepthwiseCode> code;
     std::vector<Segment> one_row;
     std::map<std::pair<int, int>, std::vector<Segment>> two_rows;  // by which input rows exist
     std::vector<const std::vector<Segment>*> pairs;                // for output rows oy and oy + 1, or empty
@@ -78,12 +78,11 @@ std::vector<DepthwisePlan::Impl::Segment> DepthwisePlan::Impl::segments(Isa isa,
         const auto [first, last] = inside(column * s.stride_w - s.pad_left,
                                           (columns - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1, s.width);
         const DepthwiseTile tile{rows, static_cast<int>(columns), first, last, input_rows.first, input_rows.second};
-        auto& slot = code[tile];
-        if (!slot) slot = std::make_unique<DepthwiseCode>(s, post_ops, isa, tile);
-        if (!result.empty() && result.back().code == slot.get())
+        const size_t number = code->add_tile(tile);
+        if (!result.empty() && result.back().tile == number)
             ++result.back().tiles;
         else
-            result.push_back({column, 1, slot.get()});
+            result.push_back({column, 1, number});
     }
     return result;
 }
@@ -95,6 +94,7 @@ DepthwisePlan::DepthwisePlan(const DepthwiseShape& shape, PostOps post_ops, Isa 
     impl->post_ops = std::move(post_ops);
     const DepthwiseShape& s = impl->s;
     if (s.batch > 0 && s.channels > 0 && s.out_height() > 0 && s.out_width() > 0) {
+        impl->code = std::make_unique<DepthwiseCode>(s, impl->post_ops, isa);
         impl->one_row = impl->segments(isa, 1, {0, 0});
         if (DepthwiseCode::two_rows(s, isa)) {
             const int64_t extent = s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
@@ -105,6 +105,7 @@ DepthwisePlan::DepthwisePlan(const DepthwiseShape& shape, PostOps post_ops, Isa 
                 impl->pairs.push_back(&it->second);
             }
         }
+        impl->code->finish();
     }
     impl_ = std::move(impl);
 }
@@ -130,7 +131,8 @@ void DepthwisePlan::Impl::run_tiles(const std::vector<Segment>& segments, const 
             if (has_tensor_operand(op.kind)) at[used++] = operands[static_cast<size_t>(op.operand)] + out;
         }
         const int64_t in = (input_row * s.width + segment.column * s.stride_w - s.pad_left) * s.channels;
-        (*segment.code)({x + in, w + first_tap_row * s.kernel_w * kBlock, y + out, segment.tiles, tap_rows, at.data()});
+        (*code)(segment.tile,
+                {x + in, w + first_tap_row * s.kernel_w * kBlock, y + out, segment.tiles, tap_rows, at.data()});
     }
 }
 

@@ -51,8 +51,15 @@ int DepthwiseCode::max_columns(const DepthwiseShape& s, Isa isa, int rows) {
     return std::min((free - weight_registers(s, isa, rows)) / rows, most);
 }
 
-DepthwiseCode::DepthwiseCode(const DepthwiseShape& shape, const PostOps& post_ops, Isa isa, const DepthwiseTile& tile)
-    : Xbyak::CodeGenerator(4096, Xbyak::AutoGrow), s_(shape), post_ops_(post_ops), tile_(tile), math_(*this, isa) {
+DepthwiseCode::DepthwiseCode(const DepthwiseShape& shape, const PostOps& post_ops, Isa isa)
+    : Xbyak::CodeGenerator(16384, Xbyak::AutoGrow), s_(shape), post_ops_(post_ops), isa_(isa), math_(*this, isa) {
+    if (static_cast<size_t>(std::count_if(post_ops.begin(), post_ops.end(), has_operand)) > kMaxOperands)
+        fail(ErrorCode::unsupported, "depthwise convolution: more than 6 fused operands");
+}
+
+size_t DepthwiseCode::add_tile(const DepthwiseTile& tile) {
+    const auto known = std::find_if(tiles_.begin(), tiles_.end(), [&](const Generated& g) { return g.tile == tile; });
+    if (known != tiles_.end()) return static_cast<size_t>(known - tiles_.begin());
     const int64_t image_rows = std::max<int64_t>(tile.last_row, 1) + s_.dilation_h;
     const int64_t reach =
         (image_rows * s_.width + tile.columns * s_.stride_w + s_.kernel_w * s_.dilation_w) * s_.channels;
@@ -60,15 +67,24 @@ DepthwiseCode::DepthwiseCode(const DepthwiseShape& shape, const PostOps& post_op
     const int64_t limit = std::numeric_limits<int32_t>::max() / static_cast<int64_t>(sizeof(float));
     if (std::max({reach, out_reach, s_.kernel_h * s_.kernel_w * kBlock}) > limit)
         fail(ErrorCode::unsupported, "depthwise convolution: one image row exceeds 2 GiB");
-    if (static_cast<size_t>(std::count_if(post_ops.begin(), post_ops.end(), has_operand)) > kMaxOperands)
-        fail(ErrorCode::unsupported, "depthwise convolution: more than 6 fused operands");
-    weight_registers_ = weight_registers(s_, isa, tile.rows);
-    taps_.resize(static_cast<size_t>((tile.columns - 1) * s_.stride_w + (s_.kernel_w - 1) * s_.dilation_w + 1));
+    tile_ = tile;
+    weight_registers_ = weight_registers(s_, isa_, tile.rows);
+    taps_.assign(static_cast<size_t>((tile.columns - 1) * s_.stride_w + (s_.kernel_w - 1) * s_.dilation_w + 1), {});
     for (int output = 0; output < tile.columns; ++output)
         for (int tap = 0; tap < s_.kernel_w; ++tap)
             taps_[static_cast<size_t>(output * s_.stride_w + tap * s_.dilation_w)].push_back({output, tap});
     assign_registers();
+    align(16);
+    tiles_.push_back({tile, getSize()});
     generate();
+    return tiles_.size() - 1;
+}
+
+void DepthwiseCode::finish() {
+    math_.emit_tables();
+    align(32);
+    L(tail_mask_);
+    for (int64_t lane = 0; lane < 8; ++lane) dd(lane < s_.channels % 8 ? ~0u : 0u);
     readyRE();
 }
 
@@ -78,6 +94,8 @@ void DepthwiseCode::assign_registers() {
     weights_ = accumulators_;
     x_ = weights_ + weight_registers_;
     int last = registers;
+    mask_register_ = -1;
+    temps_.clear();
     if (!math_.is_avx512() && s_.channels % 8 != 0) mask_register_ = --last;
     for (int reg = accumulators_; reg < last; ++reg) temps_.push_back(reg);
     if (x_ >= last || temps_.size() < VectorMathEmitter::kTemps + 1)
@@ -142,12 +160,6 @@ void DepthwiseCode::generate() {
     for (size_t i = kMaxOperands; i-- > 0;) pop(operand_register(i));
     vzeroupper();
     ret();
-    math_.emit_tables();
-    if (mask_register_ >= 0) {
-        align(32);
-        L(tail_mask_);
-        for (int64_t lane = 0; lane < 8; ++lane) dd(lane < s_.channels % 8 ? ~0u : 0u);
-    }
 }
 
 // The channels after the last full block.

@@ -4,6 +4,7 @@
 #include <xbyak/xbyak.h>
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -22,7 +23,7 @@ struct DepthwiseTile {
     friend auto operator<=>(const DepthwiseTile&, const DepthwiseTile&) = default;
 };
 
-/// Code for one kind of tile; a call runs `tiles` of them, side by side.
+/// Code for the kinds of tile that one convolution needs; a call runs some equal tiles, side by side.
 ///
 /// Channels are the inner loop, so that memory is read in long runs. Each input vector is loaded once per tile and
 /// feeds all outputs that it lies under; taps meet an output in the order of the filter's rows, then columns, in
@@ -40,9 +41,16 @@ class DepthwiseCode : private Xbyak::CodeGenerator {
     };
     static constexpr size_t kMaxOperands = 6;
 
-    DepthwiseCode(const DepthwiseShape& shape, const PostOps& post_ops, Isa isa, const DepthwiseTile& tile);
+    DepthwiseCode(const DepthwiseShape& shape, const PostOps& post_ops, Isa isa);
 
-    void operator()(const Args& args) const { getCode<void (*)(const Args*)>()(&args); }
+    /// Generates a kind of tile, or finds it generated, and returns its number.
+    size_t add_tile(const DepthwiseTile& tile);
+    /// After the last `add_tile`, before the first call.
+    void finish();
+
+    void operator()(size_t tile, const Args& args) const {
+        reinterpret_cast<void (*)(const Args*)>(reinterpret_cast<uintptr_t>(getCode()) + tiles_[tile].offset)(&args);
+    }
 
     /// The most output columns of a tile of `rows` rows.
     static int max_columns(const DepthwiseShape& shape, Isa isa, int rows);
@@ -73,12 +81,20 @@ class DepthwiseCode : private Xbyak::CodeGenerator {
         int output, column;
     };
 
+    struct Generated {
+        DepthwiseTile tile;
+        size_t offset;
+    };
+
     DepthwiseShape s_;
     PostOps post_ops_;
-    std::vector<std::vector<Tap>> taps_;  // by input column: the output columns it meets, and under which tap column
-    DepthwiseTile tile_;
+    Isa isa_;
+    std::vector<Generated> tiles_;
     VectorMathEmitter math_;
     Xbyak::Label tail_mask_;
+    // Of the tile being generated.
+    DepthwiseTile tile_;
+    std::vector<std::vector<Tap>> taps_;  // by input column: the output columns it meets, and under which tap column
     int accumulators_ = 0;
     int weights_ = 0;           // first weight register
     int weight_registers_ = 0;  // 0: weights are memory operands
