@@ -104,9 +104,10 @@ TEST_P(GemmTest, EveryTile) {
     }
 }
 
-// Long K runs in blocks: the later ones continue from C, and only the last one applies the post-ops.
+// Long K runs in blocks: the later ones continue from C; what is added comes first, the rest of the post-ops last.
 TEST_P(GemmTest, BlocksOfK) {
-    const PostOps post_ops = {{PostOp::Kind::add_channel, 0, 0, 0}, {PostOp::Kind::relu}};
+    const PostOps post_ops = {
+        {PostOp::Kind::add_channel, 0, 0, 0}, {PostOp::Kind::add_tensor, 0, 0, 1}, {PostOp::Kind::relu}};
     check_case({17, 37, 5000, 0, 0, false, post_ops}, GetParam());
     check_case({15, 96, 2049, 0, 3, false, post_ops}, GetParam());
     check_case({1, 130, 4100, 0, 0, true, post_ops}, GetParam());
@@ -155,6 +156,23 @@ TEST_P(GemmTest, ReluKeepsNaN) {
         float c = 0;
         plan.run_serial(&a, packed.data(), &c, {});
         EXPECT_TRUE(std::isnan(c)) << static_cast<int>(op.kind);
+    }
+}
+
+// A residual may be added in place, also where K runs in blocks and where it is not a mere addition.
+TEST_P(GemmTest, TensorOperandMayBeC) {
+    for (const PostOp::Kind kind : {PostOp::Kind::add_tensor, PostOp::Kind::sub_tensor, PostOp::Kind::mul_tensor}) {
+        const PostOps post_ops = {{PostOp::Kind::add_channel, 0, 0, 0}, {kind, 0, 0, 1}, {PostOp::Kind::relu}};
+        const Problem p({19, 75, 4000});
+        const GemmPlan plan({19, 75, 4000}, post_ops, GetParam());
+        AlignedFloats packed(plan.b_layout().size());
+        pack_b(p.b.data(), 75, false, plan.b_layout(), packed.data());
+        std::vector<float> c(19 * 75), in_place = p.tensor;
+        const auto operands = p.operands();
+        const std::array<const float*, 2> aliased = {p.channel.data(), in_place.data()};
+        plan.run_serial(p.a.data(), packed.data(), c.data(), operands);
+        plan.run_serial(p.a.data(), packed.data(), in_place.data(), aliased);
+        EXPECT_EQ(c, in_place) << static_cast<int>(kind);
     }
 }
 

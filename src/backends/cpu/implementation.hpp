@@ -126,7 +126,7 @@ bool is_f32(const Value* value);  ///< null counts as yes (an omitted input)
 
 // One list a family; table.cpp joins them by op name.
 namespace families {
-extern const Implementation kConvJit, kConvDepthwise, kConvTranspose;
+extern const Implementation kConvJit, kConvWinograd, kConvDepthwise, kConvTranspose;
 extern const Implementation kGemm, kBatchedMatMul, kAttention;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;

@@ -16,7 +16,7 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kConvDepthwise, &kConvJit, &kReference}},
+    {"Conv", {&kConvDepthwise, &kConvWinograd, &kConvJit, &kReference}},
     {"ConvTranspose", {&kConvTranspose, &kReference}},
     {"Gemm", {&kGemm, &kReference}},
     {"MatMul", {&kGemm, &kBatchedMatMul, &kReference}},

@@ -6,6 +6,7 @@
 #include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/jit/depthwise.hpp"
 #include "backends/cpu/jit/gemm.hpp"
+#include "backends/cpu/jit/winograd.hpp"
 #include "backends/cpu/strided_copy.hpp"
 #include "base/thread_pool.hpp"
 
@@ -169,6 +170,47 @@ std::unique_ptr<Kernel> compile_depthwise(const RegionView& region, const Layout
     return kernel;
 }
 
+// ---- Winograd: its weights are four times as large, so small images of many channels stay with the direct sum ----
+
+constexpr double kLeastWinogradSpeedup = 1.25;
+
+Refusal can_winograd(const RegionView& region, const Environment& environment) {
+    if (const Refusal r = can_convolve(region, environment); r != Refusal::none) return r;
+    const ConvShape s = *conv_shape(region.root());
+    const bool pays = WinogradPlan::refusal(s, environment.isa).empty() &&
+                      WinogradPlan::estimated_speedup(s) >= kLeastWinogradSpeedup;
+    return pays ? Refusal::none : Refusal::shape_not_handled;
+}
+
+std::unique_ptr<Kernel> compile_winograd(const RegionView& region, const Layouts&, const Environment& environment) {
+    const Node& conv = region.root();
+    const ConvShape shape = *conv_shape(conv);
+    const int x = region.input_index(conv.input(0)), w = region.input_index(conv.input(1));
+    const Epilogue epilogue = *conv_epilogue(region);
+    auto plan = std::make_shared<const WinogradPlan>(shape, epilogue.ops, environment.isa);
+    const auto weights = region.constant(conv.input(1));
+    const PackLayout& layout = plan->weight_layout();
+    const std::string key =
+        fmt::format("winograd k={} n={} nr={} vector={}", layout.k, layout.n, layout.nr, layout.vector);
+    const Tensor packed = environment.packed->get(weights, key, [&] {
+        Tensor made(DType::f32, {plan->packed_weight_size()});
+        plan->pack_weights(weights->data<float>().data(), made.data<float>().data());
+        return made;
+    });
+    auto kernel = make_kernel(fmt::format("conv_f32_winograd4x4_nr{}_{}", layout.nr, to_string(environment.isa)),
+                              [plan, packed, epilogue, x](const Launch& launch) {
+                                  const float* operands[kMaxOperands + 1];
+                                  plan->run(launch.f32(x), packed.data<float>().data(), launch.out_f32(),
+                                            operand_pointers(launch, epilogue.operands, operands), launch.workspace,
+                                            *launch.pool, launch.threads);
+                              });
+    kernel->workspace = plan->workspace(environment.threads);
+    kernel->flops = 2 * element_count(conv.output()->dims()) * 9 * shape.c;
+    kernel->consumed = {w};
+    kernel->in_place = reusable_operands(epilogue, {x});
+    return kernel;
+}
+
 // ---- transposed convolution whose taps do not overlap: one product, then every tap's results to their places ----
 
 struct Upsample {
@@ -254,6 +296,7 @@ std::unique_ptr<Kernel> compile_transpose(const RegionView& region, const Layout
 }  // namespace
 
 const Implementation kConvJit{"conv_jit", can_convolve, conv_layouts, compile_conv};
+const Implementation kConvWinograd{"conv_winograd", can_winograd, depthwise_layouts, compile_winograd};
 const Implementation kConvDepthwise{"depthwise_jit", can_depthwise, depthwise_layouts, compile_depthwise};
 const Implementation kConvTranspose{"conv_transpose_jit", can_transpose_convolve, transpose_layouts, compile_transpose};
 

@@ -112,13 +112,6 @@ ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth
         }
     }
     const int64_t oh = std::max<int64_t>(0, s.oh()), ow = std::max<int64_t>(0, s.ow());
-    TileLoop::Problem problem;
-    problem.rows = impl->flat ? s.n * s.h * s.w : s.n * oh == 0 ? 0 : ow;
-    problem.n = impl->group_oc();
-    problem.k = impl->group_c() * taps_per_segment;
-    problem.segments = static_cast<int64_t>(impl->segment_offsets.size());
-    impl->loop = TileLoop(problem, post_ops, isa, width);
-
     impl->block_lines = std::max<int64_t>(1, oh);
     if (impl->padded) {
         const int64_t line_bytes = impl->line * 4;
@@ -127,6 +120,14 @@ ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth
         const int64_t lines = std::clamp<int64_t>(fit, std::min<int64_t>(4, impl->block_lines), impl->block_lines);
         impl->block_lines = ceil_div(impl->block_lines, ceil_div(impl->block_lines, lines));
     }
+    TileLoop::Problem problem;
+    problem.rows = impl->flat ? s.n * s.h * s.w : s.n * oh == 0 ? 0 : ow;
+    problem.n = impl->group_oc();
+    problem.k = impl->group_c() * taps_per_segment;
+    problem.segments = static_cast<int64_t>(impl->segment_offsets.size());
+    problem.lines = impl->flat ? 1 : impl->block_lines;
+    impl->loop = TileLoop(problem, post_ops, isa, width);
+
     impl_ = std::move(impl);
 }
 

@@ -85,32 +85,32 @@ void EpilogueEmitter::emit_leaky(int r, const Xmm& slope, int temp) {
 
 // In `vmaxps dst, a, b` a NaN in either gives b: so x stands last, and NaN stays NaN.
 void EpilogueEmitter::apply_unary(const PostOp& op, const TileRegisters& tile) {
-    const int t0 = tile.count(), t1 = t0 + 1, t2 = t0 + 2;
+    const int t0 = tile.temp(0), t1 = tile.temp(1), t2 = tile.temp(2);
     switch (op.kind) {
         case PostOp::Kind::relu:
             zero(t0);
-            for (int r = 0; r < tile.count(); ++r) code_.vmaxps(reg(r), reg(t0), reg(r));
+            for (int r = tile.first; r < tile.end(); ++r) code_.vmaxps(reg(r), reg(t0), reg(r));
             return;
         case PostOp::Kind::clip:
             math_.broadcast(t0, op.alpha);
             math_.broadcast(t1, op.beta);
-            for (int r = 0; r < tile.count(); ++r) {
+            for (int r = tile.first; r < tile.end(); ++r) {
                 code_.vmaxps(reg(r), reg(t0), reg(r));
                 code_.vminps(reg(r), reg(t1), reg(r));
             }
             return;
         case PostOp::Kind::leaky_relu:
             math_.broadcast(t0, op.alpha);
-            for (int r = 0; r < tile.count(); ++r) emit_leaky(r, reg(t0), t1);
+            for (int r = tile.first; r < tile.end(); ++r) emit_leaky(r, reg(t0), t1);
             return;
         case PostOp::Kind::scale_shift:
             math_.broadcast(t0, op.alpha);
             math_.broadcast(t1, op.beta);
-            for (int r = 0; r < tile.count(); ++r) code_.vfmadd213ps(reg(r), reg(t0), reg(t1));
+            for (int r = tile.first; r < tile.end(); ++r) code_.vfmadd213ps(reg(r), reg(t0), reg(t1));
             return;
         case PostOp::Kind::hard_swish:
             zero(t1);
-            for (int r = 0; r < tile.count(); ++r) {
+            for (int r = tile.first; r < tile.end(); ++r) {
                 math_.broadcast(t0, 1.0F / 6.0F);
                 math_.broadcast(t2, 0.5F);
                 code_.vfmadd213ps(reg(t0), reg(r), reg(t2));
@@ -121,14 +121,14 @@ void EpilogueEmitter::apply_unary(const PostOp& op, const TileRegisters& tile) {
             }
             return;
         default: {
-            const std::array<int, VectorMathEmitter::kTemps> temps = {t0, t1, t2, t0 + 3};
-            for (int r = 0; r < tile.count(); ++r) math_.apply(op, r, temps);
+            const std::array<int, VectorMathEmitter::kTemps> temps = {t0, t1, t2, tile.temp(3)};
+            for (int r = tile.first; r < tile.end(); ++r) math_.apply(op, r, temps);
         }
     }
 }
 
 void EpilogueEmitter::apply_channel(const PostOp& op, const TileRegisters& tile, const EpilogueContext& context) {
-    const int operand = tile.count(), temp = operand + 1;
+    const int operand = tile.temp(0), temp = tile.temp(1);
     const Reg64& base = context.rows.bases[0];
     const int vector_bytes = math_.is_avx512() ? 64 : 32;
     code_.mov(base, code_.ptr[context.operands]);
@@ -156,7 +156,7 @@ void EpilogueEmitter::apply_channel(const PostOp& op, const TileRegisters& tile,
 }
 
 void EpilogueEmitter::apply_tensor(const PostOp& op, const TileRegisters& tile, const EpilogueContext& context) {
-    const int operand = tile.count(), temp = operand + 1;
+    const int operand = tile.temp(0), temp = tile.temp(1);
     const int vector_bytes = math_.is_avx512() ? 64 : 32;
     const Reg64& base = context.rows.bases[0];
     code_.mov(base, code_.ptr[context.operands]);

@@ -12,14 +12,18 @@
 
 namespace planish::cpu {
 
-/// A tile in registers: accumulator (row, v) is register row*vectors + v; all higher registers are free.
+/// A tile in registers: accumulator (row, v) is register first + row*vectors + v.
 struct TileRegisters {
     int rows = 1;
     int vectors = 1;
     bool masked = false;  ///< the last vector of each row is only partly valid
+    int first = 0;
+    int first_temp = 0;  ///< VectorMathEmitter::kTemps registers from here on are free
 
-    int at(int row, int vector) const { return row * vectors + vector; }
+    int at(int row, int vector) const { return first + row * vectors + vector; }
     int count() const { return rows * vectors; }
+    int end() const { return first + count(); }
+    int temp(int i) const { return first_temp + i; }
 };
 
 /// Addresses of up to 15 rows at a constant stride: bases[j] points to row 3j, so row r is
@@ -55,6 +59,7 @@ class EpilogueEmitter {
     void store(const Xbyak::RegExp& address, int src, bool masked, const EpilogueContext& context, int mask_temp);
     /// Constants: to be called once, after the kernel's last instruction.
     void emit_tables() { math_.emit_tables(); }
+    VectorMathEmitter& math() { return math_; }
 
   private:
     Xbyak::Xmm reg(int r) const { return math_.reg(r); }

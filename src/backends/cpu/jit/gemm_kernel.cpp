@@ -37,14 +37,14 @@ class GemmKernelGenerator : public Xbyak::CodeGenerator {
           key_(key),
           avx512_(key.isa >= Isa::avx512),
           vector_bytes_(vector_floats(key.isa) * 4),
-          tile_{key.rows, key.vectors, key.masked},
+          tile_{key.rows, key.vectors, key.masked, 0, key.rows * key.vectors},
           epilogue_(*this, key.isa) {
         generate();
         ready(PROTECT_RE);
     }
 
   private:
-    static constexpr int kUnroll = 4;
+    static constexpr int kUnroll = kPrefetchSteps;
     // Stack slots.
     static constexpr int kSlotTensorOffset = 0, kSlotTiles = 8, kSlotMask = 16, kFrame = 24;
 
@@ -158,11 +158,11 @@ class GemmKernelGenerator : public Xbyak::CodeGenerator {
         jl(remainder, T_NEAR);
         align(32);
         L(unrolled);
-        for (int line = 0; line < (tile_.vectors * vector_bytes_ > 128 ? 2 : 1); ++line) {
-            prefetcht1(ptr[prefetch_ + line * 64]);
+        for (int u = 0; u < kUnroll; ++u) {
+            for (int line = u; line < key_.prefetch_lines; line += kUnroll) prefetcht1(ptr[prefetch_ + line * 64]);
+            emit_step(u);
         }
-        add(prefetch_, tile_.vectors * vector_bytes_ > 128 ? 128 : 64);
-        for (int u = 0; u < kUnroll; ++u) emit_step(u);
+        if (key_.prefetch_lines > 0) add(prefetch_, 64 * key_.prefetch_lines);
         advance(kUnroll);
         sub(counter_, kUnroll);
         jge(unrolled, T_NEAR);
@@ -251,7 +251,7 @@ struct KeyHash {
         const auto mix = [&h](uint64_t value) { h = (h ^ value) * 1099511628211ULL; };
         mix(static_cast<uint64_t>(key.isa));
         mix(static_cast<uint64_t>(key.rows) << 16 | static_cast<uint64_t>(key.vectors) << 8 |
-            static_cast<uint64_t>(key.masked) << 1 | static_cast<uint64_t>(key.accumulate));
+            static_cast<uint64_t>(key.masked) << 1 | static_cast<uint64_t>(key.prefetch_lines) << 32 | static_cast<uint64_t>(key.accumulate));
         for (const PostOp& op : key.post_ops) {
             uint32_t alpha = 0, beta = 0;
             std::memcpy(&alpha, &op.alpha, 4);
@@ -267,7 +267,7 @@ struct KeyHash {
 struct KeyEqual {
     bool operator()(const GemmKernelKey& x, const GemmKernelKey& y) const {
         if (x.isa != y.isa || x.rows != y.rows || x.vectors != y.vectors || x.masked != y.masked ||
-            x.accumulate != y.accumulate || x.post_ops.size() != y.post_ops.size()) {
+            x.accumulate != y.accumulate || x.prefetch_lines != y.prefetch_lines || x.post_ops.size() != y.post_ops.size()) {
             return false;
         }
         for (size_t i = 0; i < x.post_ops.size(); ++i) {

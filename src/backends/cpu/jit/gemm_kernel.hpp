@@ -36,10 +36,13 @@ struct GemmKernelKey {
     int vectors = 1;          ///< vector registers in a tile's width
     bool masked = false;      ///< the last vector is only partly valid: `tail` lanes
     bool accumulate = false;  ///< begin from C instead of zero
+    int prefetch_lines = 0;   ///< cache lines prefetched for every kPrefetchSteps steps of k
     PostOps post_ops;
 
     friend bool operator==(const GemmKernelKey&, const GemmKernelKey&) = default;
 };
+
+constexpr int kPrefetchSteps = 4;
 
 using GemmKernel = void (*)(const GemmKernelArgs*);
 

@@ -32,6 +32,11 @@ double vectors_per_cycle(int vector) {
     return vector == 16 && split ? 1.0 : 2.0;
 }
 
+bool is_addition(const PostOp& op) {
+    return op.kind == PostOp::Kind::add_channel || op.kind == PostOp::Kind::add_tensor ||
+           op.kind == PostOp::Kind::sub_tensor;
+}
+
 struct Tiling {
     Tiling(const TileLoop::Problem& problem, PanelWidth width)
         : limit(max_tile_rows(kernel_isa(width.vector), width.nr / width.vector)),
@@ -99,14 +104,29 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     tiles_ = tiling.tiles;
     tile_rows_ = tiling.small;
     large_tiles_ = tiling.large;
-    split_k();
+
+    // A tensor operand may be C itself, so it has to be read before C is first written: additions can be done in the
+    // first block of K; anything else that reads a tensor forbids blocks.
+    const auto late = std::find_if(post_ops.begin(), post_ops.end(), [](const PostOp& op) { return !is_addition(op); });
+    const bool late_tensor =
+        std::any_of(late, post_ops.end(), [](const PostOp& op) { return has_tensor_operand(op.kind); });
+    if (late_tensor) {
+        blocks_.push_back({0, problem_.segments, 0, problem_.k});
+    } else {
+        split_k();
+    }
 
     const int64_t a_bytes_per_tile = (tile_rows_ + 1) * blocks_[0].k * blocks_[0].segments * 4;
     group_tiles_ = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, a_bytes_per_tile));
-    generate_kernels(post_ops);
+
+    // While a panel's tiles are computed, the next panel is brought into L2. A matrix of few rows reads its panels as
+    // one stream, which the processor follows by itself.
+    const int64_t sharing = tiles_ * problem.lines, lines_of_panel = layout_.nr * 4 * kPrefetchSteps / 64;
+    prefetch_lines_ = sharing * tile_rows_ < 8 ? 0 : std::min<int64_t>(ceil_div(lines_of_panel, sharing), 8);
+    generate_kernels({post_ops.begin(), late}, {late, post_ops.end()});
 }
 
-void TileLoop::generate_kernels(const PostOps& post_ops) {
+void TileLoop::generate_kernels(const PostOps& early, const PostOps& late) {
     const int64_t last = layout_.panels() - 1;
     for (const Stage stage : {whole_k, first_block, middle_block, last_block}) {
         if ((stage == whole_k) != (blocks_.size() == 1)) continue;
@@ -121,8 +141,12 @@ void TileLoop::generate_kernels(const PostOps& post_ops) {
                 key.rows = static_cast<int>(tile_rows_ + (tile == large_tile ? 1 : 0));
                 key.vectors = static_cast<int>(layout_.width(p) / layout_.vector);
                 key.masked = panel == last_panel && problem_.n % layout_.vector != 0;
+                key.prefetch_lines = static_cast<int>(prefetch_lines_);
                 key.accumulate = stage == middle_block || stage == last_block;
-                if (stage == whole_k || stage == last_block) key.post_ops = post_ops;
+                if (stage == whole_k || stage == first_block) key.post_ops = early;
+                if (stage == whole_k || stage == last_block) {
+                    key.post_ops.insert(key.post_ops.end(), late.begin(), late.end());
+                }
                 kernels_[stage][panel][tile] = gemm_kernel(key);
             }
         }
@@ -193,6 +217,7 @@ void TileLoop::run(const Call& call) const {
                 const float* next =
                     call.b + layout_.panel_offset(next_panel) +
                     (next_block.first_segment * problem_.k + next_block.offset) * layout_.width(next_panel);
+                if (wraps && i + 1 == rows_of_b && last == call.last_tile && call.next != nullptr) next = call.next;
                 run_panel(call, block, stage, panel, first, last, next);
             }
         }
@@ -217,7 +242,7 @@ void TileLoop::run_panel(const Call& call, const KBlock& block, Stage stage, int
     args.tail = (layout_.n - column) % layout_.vector;
 
     const char* prefetch = reinterpret_cast<const char*>(next);
-    const int64_t prefetched_per_tile = block.segments * (block.k / 4) * (width * 4 > 128 ? 128 : 64);
+    const int64_t prefetched_per_tile = block.segments * (block.k / kPrefetchSteps) * prefetch_lines_ * 64;
     const int64_t split = std::clamp(large_tiles_, first_tile, last_tile);
     for (int64_t line = 0; line < call.lines; ++line) {
         const char* a = reinterpret_cast<const char*>(call.a) + line * call.a_line + block.offset * 4;

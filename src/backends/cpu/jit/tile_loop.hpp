@@ -22,6 +22,7 @@ class TileLoop {
         int64_t n = 0;
         int64_t k = 0;  ///< floats in a segment
         int64_t segments = 1;
+        int64_t lines = 1;  ///< in most calls
     };
 
     /// One run over a rectangle of tiles x panels. Strides and offsets in bytes.
@@ -31,6 +32,7 @@ class TileLoop {
         float* c = nullptr;
         const float* const* operands = nullptr;
         const int64_t* segment_offsets = nullptr;
+        const float* next = nullptr;  ///< what to prefetch during the last panel: the packed B of a later call, if any
         int64_t lda = 0, ldc = 0;
         int64_t lines = 1, a_line = 0, c_line = 0;
         int64_t channel_offset = 0;  ///< of column 0 in a channel operand
@@ -63,7 +65,7 @@ class TileLoop {
     enum Stage { whole_k, first_block, middle_block, last_block };
 
     void split_k();
-    void generate_kernels(const PostOps& post_ops);
+    void generate_kernels(const PostOps& early, const PostOps& late);
     void run_panel(const Call& call, const KBlock& block, Stage stage, int64_t panel, int64_t first_tile,
                    int64_t last_tile, const float* next) const;
 
@@ -71,6 +73,7 @@ class TileLoop {
     PackLayout layout_;
     int64_t tiles_ = 0, tile_rows_ = 0, large_tiles_ = 0;
     int64_t group_tiles_ = 0;  ///< tiles that share one pass over the panels
+    int64_t prefetch_lines_ = 0;  ///< of the next panel, in each kPrefetchSteps of k
     std::vector<KBlock> blocks_;
     // [stage][panel][tile]; null where the shape has no such tile.
     std::array<std::array<std::array<GemmKernel, 2>, 2>, 4> kernels_{};

@@ -1,0 +1,53 @@
+// 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3): 36 small matrix products, a quarter of the multiplications.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/conv.hpp"
+#include "backends/cpu/jit/post_op.hpp"
+
+namespace planish {
+class ThreadPool;
+}
+
+namespace planish::cpu {
+
+/// Same use as ConvPlan. Its packed weights are four times as large as the convolution's, and its largest rounding
+/// error is about twice that of the direct sum (see kWinogradErrorFactor).
+class WinogradPlan {
+  public:
+    /// Empty when the plan can be built, else what stands in the way.
+    static std::string_view refusal(const ConvShape& shape, Isa isa);
+    /// Estimated time of the direct convolution over that of this one, weights coming from memory; no measurement.
+    static double estimated_speedup(const ConvShape& shape);
+
+    WinogradPlan(const ConvShape& shape, PostOps post_ops, Isa isa);
+    ~WinogradPlan();
+    WinogradPlan(WinogradPlan&&) noexcept;
+    WinogradPlan& operator=(WinogradPlan&&) noexcept;
+
+    const ConvShape& shape() const;
+    const PackLayout& weight_layout() const;  ///< of each of the 36 points' matrices
+    int64_t packed_weight_size() const;       ///< floats, of all of them
+    /// Transforms and packs; `packed` must be 64-byte aligned. Computed in float64, rounded once.
+    void pack_weights(const float* oihw, float* packed) const;
+
+    size_t workspace(int max_threads) const;  ///< bytes, 64-byte aligned
+    void run(const float* x, const float* packed_weights, float* y, std::span<const float* const> operands,
+             void* workspace, ThreadPool& pool, int max_threads) const;
+
+  private:
+    struct Impl;
+    std::unique_ptr<const Impl> impl_;
+};
+
+/// The rounding error of one output stays below this times sqrt(9c + 40) * eps/2 * max|x| * sum|w|: errors of the 36
+/// products add up like a random walk, the transforms stretch them. Measured on inputs in [-1, 1]: under a third of it.
+inline constexpr double kWinogradErrorFactor = 1;
+
+}  // namespace planish::cpu

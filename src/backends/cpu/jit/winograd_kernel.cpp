@@ -1,0 +1,310 @@
+// Both transforms run along columns, then along lines; the factors share sums and differences of symmetric points.
+#include "backends/cpu/jit/winograd_kernel.hpp"
+
+#include <xbyak/xbyak.h>
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <tuple>
+#include <vector>
+
+#include "backends/cpu/jit/epilogue.hpp"
+
+namespace planish::cpu {
+namespace {
+
+constexpr float kA = kWinogradA, kB = kWinogradB;
+
+using Xbyak::Reg64;
+using Xbyak::RegExp;
+
+/// What both transforms share: two nested loops, over tiles and over vectors of channels.
+class WinogradGenerator : public Xbyak::CodeGenerator {
+  protected:
+    explicit WinogradGenerator(Isa isa)
+        : CodeGenerator(8192, Xbyak::AutoGrow),
+          wide_(isa >= Isa::avx512),
+          bytes_(vector_floats(isa) * 4),
+          epilogue_(*this, isa) {}
+
+    Xbyak::Xmm reg(int r) { return epilogue_.math().reg(r); }
+    Xbyak::Address constant(float value) { return epilogue_.math().constant(value); }
+    RegExp arg(size_t offset) const { return args_ + static_cast<int>(offset); }
+
+    /// base + i*stride for i < 6, where `middle` holds base + 3*stride.
+    static RegExp sixth(const Reg64& base, const Reg64& middle, const Reg64& stride, int i) {
+        const Reg64& start = i < 3 ? base : middle;
+        return i % 3 == 0 ? RegExp(start) : start + stride * (i % 3);
+    }
+
+    void enter(int frame) {
+        for (const Reg64& r : saved_) push(r);
+        sub(rsp, frame);
+    }
+    void leave(int frame) {
+        vzeroupper();
+        add(rsp, frame);
+        for (size_t i = saved_.size(); i-- > 0;) pop(saved_[i]);
+        ret();
+        epilogue_.emit_tables();
+        ready(PROTECT_RE);
+    }
+
+    bool wide_;
+    int bytes_;
+    EpilogueEmitter epilogue_;
+    const Reg64 args_ = rdi;
+    const std::array<Reg64, 6> saved_ = {rbx, rbp, r12, r13, r14, r15};
+};
+
+class InputGenerator : public WinogradGenerator {
+  public:
+    explicit InputGenerator(Isa isa) : WinogradGenerator(isa) { generate(); }
+
+  private:
+    // d0..d5 -> registers that hold B^T d, in order.
+    static constexpr std::array<int, 6> kResult = {4, 8, 9, 10, 6, 5};
+    // Registers of constants.
+    static constexpr int kRegA = 12, kRegB = 13, kRegA2 = 14, kRegB2 = 15;
+
+    void transform() {
+        const auto d = [this](int i) { return reg(i); };
+        vmovaps(reg(7), d(4));
+        vfnmadd231ps(reg(7), d(2), reg(kRegB2));  // d4 - b2 d2
+        vmovaps(reg(6), d(3));
+        vfnmadd231ps(reg(6), d(1), reg(kRegB2));  // d3 - b2 d1
+        vmovaps(reg(8), reg(7));
+        vfmadd231ps(reg(8), reg(6), reg(kRegA));
+        vmovaps(reg(9), reg(7));
+        vfnmadd231ps(reg(9), reg(6), reg(kRegA));
+        vmovaps(reg(6), d(4));
+        vfnmadd231ps(reg(6), d(2), reg(kRegA2));  // d4 - a2 d2
+        vmovaps(reg(7), d(3));
+        vfnmadd231ps(reg(7), d(1), reg(kRegA2));  // d3 - a2 d1
+        vmovaps(reg(10), reg(6));
+        vfmadd231ps(reg(10), reg(7), reg(kRegB));
+        vfnmadd231ps(reg(6), reg(7), reg(kRegB));
+        vfnmadd231ps(d(4), d(2), constant(kA * kA + kB * kB));
+        vfmadd231ps(d(4), d(0), constant(kA * kA * kB * kB));
+        vfnmadd231ps(d(5), d(3), constant(kA * kA + kB * kB));
+        vfmadd231ps(d(5), d(1), constant(kA * kA * kB * kB));
+    }
+
+    void generate() {
+        const Reg64 line = rsi, pixel = r8, x = rbx, out = rbp, point = r9, x_tile = r10, out_tile = r11;
+        const Reg64 base = rax, middle = rcx, vectors = r14, tiles = r15, step = r12;
+        const int frame = 36 * bytes_ + 8;  // B^T d, and 8 bytes to keep rsp 16-aligned
+        enter(frame);
+        mov(line, ptr[arg(offsetof(WinogradInputArgs, line_stride))]);
+        mov(pixel, ptr[arg(offsetof(WinogradInputArgs, pixel_stride))]);
+        mov(x_tile, ptr[arg(offsetof(WinogradInputArgs, x))]);
+        mov(out_tile, ptr[arg(offsetof(WinogradInputArgs, transformed))]);
+        mov(point, ptr[arg(offsetof(WinogradInputArgs, point_stride))]);
+        mov(tiles, ptr[arg(offsetof(WinogradInputArgs, tiles))]);
+        epilogue_.math().broadcast(kRegA, kA);
+        epilogue_.math().broadcast(kRegB, kB);
+        epilogue_.math().broadcast(kRegA2, kA * kA);
+        epilogue_.math().broadcast(kRegB2, kB * kB);
+        Xbyak::Label next_tile, next_vector;
+        L(next_tile);
+        mov(x, x_tile);
+        mov(out, out_tile);
+        mov(vectors, ptr[arg(offsetof(WinogradInputArgs, vectors))]);
+        align(16);
+        L(next_vector);
+        lea(step, ptr[line + line * 2]);
+        mov(base, x);
+        for (int j = 0; j < 6; ++j) {
+            lea(middle, ptr[base + step]);
+            for (int i = 0; i < 6; ++i) vmovups(reg(i), ptr[sixth(base, middle, line, i)]);
+            transform();
+            for (int i = 0; i < 6; ++i) vmovups(ptr[rsp + (i * 6 + j) * bytes_], reg(kResult[static_cast<size_t>(i)]));
+            add(base, pixel);
+        }
+        lea(step, ptr[point + point * 2]);
+        mov(base, out);
+        for (int i = 0; i < 6; ++i) {
+            for (int j = 0; j < 6; ++j) vmovups(reg(j), ptr[rsp + (i * 6 + j) * bytes_]);
+            transform();
+            lea(middle, ptr[base + step]);
+            for (int j = 0; j < 6; ++j)
+                vmovups(ptr[sixth(base, middle, point, j)], reg(kResult[static_cast<size_t>(j)]));
+            if (i < 5) lea(base, ptr[middle + step]);
+        }
+        add(x, bytes_);
+        add(out, bytes_);
+        dec(vectors);
+        jnz(next_vector, T_NEAR);
+        lea(x_tile, ptr[x_tile + pixel * 4]);
+        add(out_tile, ptr[arg(offsetof(WinogradInputArgs, tile_stride))]);
+        dec(tiles);
+        jnz(next_tile, T_NEAR);
+        leave(frame);
+    }
+};
+
+class OutputGenerator : public WinogradGenerator {
+  public:
+    OutputGenerator(Isa isa, int lines, int columns, const PostOps& post_ops) : WinogradGenerator(isa) {
+        generate(lines, columns, post_ops);
+    }
+
+  private:
+    static constexpr int kSlotColumn = 0, kSlotTensor = 8, kSlotVectors = 16, kSlotTensorTile = 24, kSlots = 32;
+
+    /// y[i] = (A^T m)(i) for i < count; m and the two temporaries are overwritten, y may not overlap them.
+    void transform(const std::array<int, 6>& m, const std::array<int, 4>& y, int count, int t0, int t1) {
+        vaddps(reg(t0), reg(m[1]), reg(m[2]));
+        vsubps(reg(m[1]), reg(m[1]), reg(m[2]));
+        vaddps(reg(t1), reg(m[3]), reg(m[4]));
+        vsubps(reg(m[3]), reg(m[3]), reg(m[4]));
+        vaddps(reg(y[0]), reg(m[0]), reg(t0));
+        vaddps(reg(y[0]), reg(y[0]), reg(t1));
+        if (count > 1) {
+            vmulps(reg(y[1]), reg(m[1]), constant(kA));
+            vfmadd231ps(reg(y[1]), reg(m[3]), constant(kB));
+        }
+        if (count > 2) {
+            vmulps(reg(y[2]), reg(t0), constant(kA * kA));
+            vfmadd231ps(reg(y[2]), reg(t1), constant(kB * kB));
+        }
+        if (count > 3) {
+            vmovaps(reg(y[3]), reg(m[5]));
+            vfmadd231ps(reg(y[3]), reg(m[1]), constant(kA * kA * kA));
+            vfmadd231ps(reg(y[3]), reg(m[3]), constant(kB * kB * kB));
+        }
+    }
+
+    // AVX-512 keeps all of A^T m in registers 0..23; AVX2 keeps it on the stack.
+    void generate(int lines, int columns, const PostOps& post_ops) {
+        const Reg64 point = r13, m = rbx, m_tile = r14, y_tile = r15, y = rbp;
+        const Reg64 base = rax, middle = rdx, six_points = r12, tensor = rcx, stride = rsi;
+        const int frame = kSlots + (wide_ ? 0 : 24 * bytes_) + 8;
+        const int first_m = wide_ ? 24 : 0;
+        const std::array<int, 6> column = {first_m, first_m + 1, first_m + 2, first_m + 3, first_m + 4, first_m + 5};
+        EpilogueContext context;
+        context.operands = arg(offsetof(WinogradOutputArgs, operands));
+        context.column_offset = rsp + kSlotColumn;
+        context.tensor_offset = tensor;
+        context.rows = {{r8, r9, r10, r11, r11}, stride};
+        context.scratch = rax;
+
+        enter(frame);
+        mov(point, ptr[arg(offsetof(WinogradOutputArgs, point_stride))]);
+        mov(m_tile, ptr[arg(offsetof(WinogradOutputArgs, products))]);
+        mov(y_tile, ptr[arg(offsetof(WinogradOutputArgs, y))]);
+        mov(stride, ptr[arg(offsetof(WinogradOutputArgs, pixel_stride))]);
+        mov(rax, ptr[arg(offsetof(WinogradOutputArgs, tensor_offset))]);
+        mov(ptr[rsp + kSlotTensorTile], rax);
+        mov(rax, ptr[arg(offsetof(WinogradOutputArgs, tiles))]);
+        mov(r11, rax);
+        lea(six_points, ptr[point + point * 2]);
+        add(six_points, six_points);
+
+        Xbyak::Label next_tile, next_vector;
+        L(next_tile);
+        push(r11);  // tiles left; popped at the tile's end
+        // From here on to the pop, stack slots lie 8 bytes higher.
+        const auto slot = [](int offset) { return offset + 8; };
+        context.column_offset = rsp + slot(kSlotColumn);
+        mov(m, m_tile);
+        mov(y, y_tile);
+        mov(rax, ptr[arg(offsetof(WinogradOutputArgs, vectors))]);
+        mov(ptr[rsp + slot(kSlotVectors)], rax);
+        mov(qword[rsp + slot(kSlotColumn)], 0);
+        mov(rax, ptr[rsp + slot(kSlotTensorTile)]);
+        mov(ptr[rsp + slot(kSlotTensor)], rax);
+
+        L(next_vector);
+        mov(base, m);
+        for (int j = 0; j < 6; ++j) {
+            lea(middle, ptr[six_points + six_points * 2]);
+            add(middle, base);
+            for (int k = 0; k < 6; ++k)
+                vmovups(reg(column[static_cast<size_t>(k)]), ptr[sixth(base, middle, six_points, k)]);
+            std::array<int, 4> result = {6, 7, 8, 9};
+            if (wide_) result = {j, 6 + j, 12 + j, 18 + j};
+            transform(column, result, lines, wide_ ? 30 : 10, wide_ ? 31 : 11);
+            if (!wide_) {
+                for (int i = 0; i < lines; ++i) {
+                    vmovups(ptr[rsp + slot(kSlots) + (i * 6 + j) * bytes_], reg(result[static_cast<size_t>(i)]));
+                }
+            }
+            add(base, point);
+        }
+        mov(tensor, ptr[rsp + slot(kSlotTensor)]);
+        mov(middle, y);
+        for (int i = 0; i < lines; ++i) {
+            const int first = wide_ ? 6 * i : 0;
+            std::array<int, 6> line = {first, first + 1, first + 2, first + 3, first + 4, first + 5};
+            if (!wide_) {
+                for (int j = 0; j < 6; ++j) vmovups(reg(j), ptr[rsp + slot(kSlots) + (i * 6 + j) * bytes_]);
+            }
+            const int result = wide_ ? 24 : 6;
+            transform(line, {result, result + 1, result + 2, result + 3}, columns, result + 4, result + 5);
+            TileRegisters tile;
+            tile.rows = columns;
+            tile.first = result;
+            tile.first_temp = wide_ ? 28 : 10;
+            epilogue_.apply(post_ops, tile, context);
+            mov(r8, middle);
+            context.rows.emit_spread(*this, columns, rax);
+            for (int j = 0; j < columns; ++j) vmovups(ptr[context.rows.at(j)], reg(result + j));
+            add(middle, ptr[arg(offsetof(WinogradOutputArgs, line_stride))]);
+            add(tensor, ptr[arg(offsetof(WinogradOutputArgs, line_stride))]);
+        }
+        add(m, bytes_);
+        add(y, bytes_);
+        add(qword[rsp + slot(kSlotColumn)], bytes_);
+        add(qword[rsp + slot(kSlotTensor)], bytes_);
+        dec(qword[rsp + slot(kSlotVectors)]);
+        jnz(next_vector, T_NEAR);
+
+        add(m_tile, ptr[arg(offsetof(WinogradOutputArgs, tile_stride))]);
+        lea(y_tile, ptr[y_tile + stride * 4]);
+        pop(r11);
+        lea(rax, ptr[stride * 4]);
+        add(ptr[rsp + kSlotTensorTile], rax);
+        dec(r11);
+        jnz(next_tile, T_NEAR);
+        leave(frame);
+    }
+};
+
+/// Post-ops as bytes that compare exactly, NaN and -0 included.
+std::vector<uint64_t> fingerprint(const PostOps& post_ops) {
+    std::vector<uint64_t> words;
+    for (const PostOp& op : post_ops) {
+        words.push_back(static_cast<uint64_t>(op.kind) << 32 | static_cast<uint32_t>(op.operand));
+        words.push_back(uint64_t{std::bit_cast<uint32_t>(op.alpha)} << 32 | std::bit_cast<uint32_t>(op.beta));
+    }
+    return words;
+}
+
+}  // namespace
+
+// As with the product kernels, code lives as long as the process.
+WinogradInputKernel winograd_input_kernel(Isa isa) {
+    static std::mutex mutex;
+    static auto& kernels = *new std::map<bool, std::unique_ptr<InputGenerator>>;
+    const std::lock_guard lock(mutex);
+    auto& kernel = kernels[isa >= Isa::avx512];
+    if (!kernel) kernel = std::make_unique<InputGenerator>(isa);
+    return kernel->getCode<WinogradInputKernel>();
+}
+
+WinogradOutputKernel winograd_output_kernel(Isa isa, int lines, int columns, const PostOps& post_ops) {
+    using Key = std::tuple<bool, int, int, std::vector<uint64_t>>;
+    static std::mutex mutex;
+    static auto& kernels = *new std::map<Key, std::unique_ptr<OutputGenerator>>;
+    const std::lock_guard lock(mutex);
+    auto& kernel = kernels[{isa >= Isa::avx512, lines, columns, fingerprint(post_ops)}];
+    if (!kernel) kernel = std::make_unique<OutputGenerator>(isa, lines, columns, post_ops);
+    return kernel->getCode<WinogradOutputKernel>();
+}
+
+}  // namespace planish::cpu
