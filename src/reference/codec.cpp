@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/small_float.hpp"
 #include "planish/error.hpp"
 
 namespace planish::reference {
@@ -145,6 +146,14 @@ void write_any(const From* in, int64_t count, Tensor& t, int64_t first) {
         case DType::c128:
         case DType::undefined:
             fail(ErrorCode::unsupported, "no arithmetic on elements of type " + std::string(to_string(t.dtype())));
+        case DType::f16:
+        case DType::bf16: {
+            // Arithmetic overflows to infinity; it does not saturate.
+            auto* out = static_cast<uint16_t*>(data) + first;
+            for (int64_t i = 0; i < count; ++i)
+                out[i] = static_cast<uint16_t>(encode_small_float(t.dtype(), static_cast<double>(in[i]), false));
+            return;
+        }
         default:
             for (int64_t i = 0; i < count; ++i) t.set_double(first + i, static_cast<double>(in[i]));
     }
