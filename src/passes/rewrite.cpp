@@ -21,6 +21,14 @@ Node* only_reader(const Graph& graph, const Value* value, std::string_view op) {
     return only_use(graph, value) && value->uses[0].node->is(op) ? value->uses[0].node : nullptr;
 }
 
+std::vector<Node*> nodes_of(const Graph& graph, std::initializer_list<std::string_view> ops) {
+    std::vector<Node*> found;
+    for (const auto& node : graph.nodes())
+        if (std::any_of(ops.begin(), ops.end(), [&](std::string_view op) { return node->is(op); }))
+            found.push_back(node.get());
+    return found;
+}
+
 std::optional<double> scalar(const Value* value) {
     if (value == nullptr || !value->is_constant() || value->constant->size() != 1) return std::nullopt;
     const DType dtype = value->constant->dtype();

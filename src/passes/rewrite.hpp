@@ -20,6 +20,9 @@ bool only_use(const Graph& graph, const Value* value);
 /// The single reader of `value` (null: none, several, or a graph output), when it is the ONNX op `op`.
 Node* only_reader(const Graph& graph, const Value* value, std::string_view op);
 
+/// The nodes of these ONNX ops: where patterns are anchored. A rewrite must erase no anchor but its own.
+std::vector<Node*> nodes_of(const Graph& graph, std::initializer_list<std::string_view> ops);
+
 /// The number that a constant of one element holds.
 std::optional<double> scalar(const Value* value);
 /// A constant whose elements are all equal to one number.
