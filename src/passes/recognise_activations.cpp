@@ -9,7 +9,6 @@ namespace {
 
 using Rule = bool (*)(Graph&, Node*);
 
-
 /// node, with what `merged` computed on the way, becomes op(x).
 bool becomes(Graph& graph, Node* node, std::string_view op, std::vector<Value*> inputs, Attributes attributes,
              std::initializer_list<const Node*> merged) {
@@ -62,7 +61,8 @@ bool clip_of_min_max(Graph& graph, Node* node) {
     Value* x = with->first;
     if (!high && with->second == 0) return becomes(graph, node, "Relu", {x}, {}, {});
     Value* bound = make_scalar(graph, with->second, x->type.dtype, node->name + "_bound");
-    return high ? becomes(graph, node, "Clip", {x, nullptr, bound}, {}, {}) : becomes(graph, node, "Clip", {x, bound}, {}, {});
+    return high ? becomes(graph, node, "Clip", {x, nullptr, bound}, {}, {})
+                : becomes(graph, node, "Clip", {x, bound}, {}, {});
 }
 
 // Clip(Clip(x, a, b), c, d) = Clip(x, max(a, c), min(max(b, c), d));  Clip(Relu(x), c, d) likewise with a = 0
@@ -163,15 +163,16 @@ bool leaky_relu(Graph& graph, Node* node) {
 
 // x² = x · x;  x^½ = √x
 bool cheap_power(Graph& graph, Node* node) {
-    if (!node->is("Pow") || !same_shape(node->input(0), node->output()) || !is_float(node->output()->type.dtype)) return false;
+    if (!node->is("Pow") || !same_shape(node->input(0), node->output()) || !is_float(node->output()->type.dtype))
+        return false;
     const auto exponent = scalar(node->input(1));
     if (exponent == 2.0) return becomes(graph, node, "Mul", {node->input(0), node->input(0)}, {}, {});
     if (exponent == 0.5) return becomes(graph, node, "Sqrt", {node->input(0)}, {}, {});
     return false;
 }
 
-constexpr Rule kRules[] = {clip_of_min_max, merge_clips, relu_of_clip, swish, hard_sigmoid, hard_swish,
-                           mish,            leaky_relu,  cheap_power};
+constexpr Rule kRules[] = {clip_of_min_max, merge_clips, relu_of_clip, swish,      hard_sigmoid,
+                           hard_swish,      mish,        leaky_relu,   cheap_power};
 
 }  // namespace
 

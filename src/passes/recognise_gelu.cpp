@@ -29,8 +29,7 @@ std::optional<Polynomial> polynomial_of(const Value* value, const Value* x, int 
     if (const auto s = scalar(value)) return Polynomial{*s, 0, 0, 0};
     const Node* node = value != nullptr ? value->producer : nullptr;
     if (node == nullptr || depth > 8 || node->input_count() != 2) return std::nullopt;
-    const bool known =
-        node->is("Add") || node->is("Sub") || node->is("Mul") || node->is("Div") || node->is("Pow");
+    const bool known = node->is("Add") || node->is("Sub") || node->is("Mul") || node->is("Div") || node->is("Pow");
     if (!known) return std::nullopt;
     const auto a = polynomial_of(node->input(0), x, depth + 1), b = polynomial_of(node->input(1), x, depth + 1);
     if (!a || !b) return std::nullopt;
@@ -85,7 +84,8 @@ std::optional<Product> half_product(const Graph& graph, Value* sum) {
             // x may come halved: (x * 0.5) * (1 + f).
             Node* half = other->producer;
             if (half != nullptr && (half->is("Mul") || half->is("Div")))
-                if (const auto with = with_scalar(half); with && is_near(half->is("Mul") ? with->second : 1 / with->second, 0.5)) {
+                if (const auto with = with_scalar(half);
+                    with && is_near(half->is("Mul") ? with->second : 1 / with->second, 0.5)) {
                     p.x = with->first;
                     scale *= 0.5;
                     p.nodes.push_back(half);

@@ -34,13 +34,16 @@ Value* parameter(Graph& graph, Value* value, const Dims& dims) {
     const Dims& given = value->constant->dims();
     // Leading ones may be left away.
     const size_t lead = given.size() - std::min(given.size(), dims.size());
-    if (!std::all_of(given.begin(), given.begin() + static_cast<int64_t>(lead), [](int64_t d) { return d == 1; })) return nullptr;
+    if (!std::all_of(given.begin(), given.begin() + static_cast<int64_t>(lead), [](int64_t d) { return d == 1; }))
+        return nullptr;
     if (!std::equal(given.begin() + static_cast<int64_t>(lead), given.end(), dims.begin(), dims.end())) return nullptr;
     if (lead == 0) return value;
     return graph.add_constant(value->name + "_flat", value->constant->reshaped(dims));
 }
 
-Value* other_input(const Node* node, const Value* value) { return node->input(node->input(0) == value ? 1 : 0); }
+Value* other_input(const Node* node, const Value* value) {
+    return node->input(node->input(0) == value ? 1 : 0);
+}
 
 /// `root` is √(variance + ε), or its power -1/2 when `inverse`.
 bool recognise(Graph& graph, Node* root) {
@@ -67,7 +70,8 @@ bool recognise(Graph& graph, Node* root) {
         nodes.push_back(reciprocal);
         divisor = reciprocal->output();
         inverse = true;
-    } else if (Node* one = only_reader(graph, divisor, "Div"); one != nullptr && !inverse && is_scalar(one->input(0), 1)) {
+    } else if (Node* one = only_reader(graph, divisor, "Div");
+               one != nullptr && !inverse && is_scalar(one->input(0), 1)) {
         nodes.push_back(one);
         divisor = one->output();
         inverse = true;

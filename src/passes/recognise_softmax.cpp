@@ -22,7 +22,8 @@ bool recognise(Graph& graph, Node* exp) {
         if (use.node->is("ReduceSum")) sum = use.node;
         if (use.node->is("Div") && use.index == 0) div = use.node;
     }
-    if (sum == nullptr || div == nullptr || div->input(1) != sum->output() || !only_use(graph, sum->output())) return false;
+    if (sum == nullptr || div == nullptr || div->input(1) != sum->output() || !only_use(graph, sum->output()))
+        return false;
     const auto axis = reduced_axis(sum);
     if (!axis) return false;
     Value* x = exp->input(0);
@@ -45,7 +46,8 @@ int recognise_softmax(Graph& graph) {
     for (Node* log : nodes_of(graph, {"Log"})) {
         Node* softmax = producer(log->input(0), "Softmax");
         if (softmax == nullptr || !only_use(graph, softmax->output())) continue;
-        Node* both = graph.add_node("LogSoftmax", {softmax->input(0)}, {{"axis", softmax->integer("axis")}}, 1, log->name, log);
+        Node* both =
+            graph.add_node("LogSoftmax", {softmax->input(0)}, {{"axis", softmax->integer("axis")}}, 1, log->name, log);
         both->origins = origins_of(*softmax);
         add_origins(both, {log});
         replace(graph, log, both->output());

@@ -1,0 +1,218 @@
+// Recognise attention: softmax(scale · Q Kᵀ + mask) V, as exporters decompose it, becomes ONNX's Attention. Where Q, K
+// and V are cut into heads by Reshape and Transpose, the op reads them uncut and the transposes vanish.
+#include <algorithm>
+
+#include "passes/pass.hpp"
+#include "passes/rewrite.hpp"
+
+namespace planish::passes {
+namespace {
+
+using Perm = std::vector<int64_t>;
+
+/// The scores below a softmax: scale · a·b + mask, or with the mask choosing.
+struct Scores {
+    Node* product = nullptr;  // MatMul(q, kᵀ)
+    double scale = 1;
+    Value* mask = nullptr;   // added after scaling
+    Node* choice = nullptr;  // Where(condition, scores, -∞) or Where(condition, -∞, scores)
+    std::vector<const Node*> nodes;
+};
+
+/// A score that is as good as -∞: it absorbs whatever is added to it.
+bool is_minus_infinity(const Value* value) {
+    const auto s = uniform(value);
+    return s && *s <= -1e9;
+}
+
+std::optional<Scores> scores_below(const Graph& graph, Value* value) {
+    Scores s;
+    for (Value* current = value;;) {
+        Node* node = current->producer;
+        if (node == nullptr || !only_use(graph, current)) return std::nullopt;
+        s.nodes.push_back(node);
+        if (node->is("MatMul")) {
+            s.product = node;
+            return s;
+        }
+        const bool unmasked = s.mask == nullptr && s.choice == nullptr;
+        if (node->is("Mul") || node->is("Div")) {
+            const auto with = with_scalar(node);
+            if (!with || with->second == 0) return std::nullopt;
+            s.scale *= node->is("Mul") ? with->second : 1 / with->second;
+            current = with->first;
+        } else if (node->is("Add") && unmasked && s.scale == 1) {
+            // scale · a·b is the side whose producer is the chain; the other is the mask.
+            int side = -1;
+            for (int i : {0, 1}) {
+                const Node* p = node->input(i)->producer;
+                if (p != nullptr && only_use(graph, node->input(i)) &&
+                    (p->is("MatMul") || p->is("Mul") || p->is("Div")) && same_shape(node->input(i), node->output()) &&
+                    side < 0)
+                    side = i;
+            }
+            if (side < 0) return std::nullopt;
+            s.mask = node->input(1 - side);
+            current = node->input(side);
+        } else if (node->is("Where") && unmasked && s.scale == 1) {
+            const bool keeps = is_minus_infinity(node->input(2));
+            if (!keeps && !is_minus_infinity(node->input(1))) return std::nullopt;
+            s.choice = node;
+            current = node->input(keeps ? 1 : 2);
+        } else {
+            return std::nullopt;
+        }
+    }
+}
+
+/// x behind multiplications by numbers, which go into `scale`; they may lie above a transpose.
+Value* without_scale(Graph& graph, Value* value, double& scale, std::vector<const Node*>& nodes, Node* before) {
+    Node* node = value->producer;
+    if (node == nullptr) return value;
+    if (node->is("Transpose")) {
+        Value* x = without_scale(graph, node->input(0), scale, nodes, before);
+        if (x == node->input(0)) return value;
+        return graph.add_node("Transpose", {x}, node->attributes, 1, node->name, before)->output();
+    }
+    if (!node->is("Mul") && !node->is("Div")) return value;
+    const auto with = with_scalar(node);
+    if (!with || with->second == 0 || !same_shape(with->first, value)) return value;
+    scale *= node->is("Mul") ? with->second : 1 / with->second;
+    nodes.push_back(node);
+    return without_scale(graph, with->first, scale, nodes, before);
+}
+
+/// K for a product's operand Kᵀ: the transpose undone, or done again where K is not at hand.
+Value* transposed_back(Graph& graph, Value* kt, Node* before) {
+    const auto r = rank(kt);
+    if (!r || *r < 2) return nullptr;
+    Node* transpose = producer(kt, "Transpose");
+    Perm perm;
+    if (transpose != nullptr) {
+        perm = transpose->integers("perm");
+        if (perm.empty()) return nullptr;
+    } else {
+        for (int64_t i = 0; i < *r; ++i) perm.push_back(i);
+    }
+    std::swap(perm[perm.size() - 1], perm[perm.size() - 2]);
+    Value* x = transpose != nullptr ? transpose->input(0) : kt;
+    if (std::is_sorted(perm.begin(), perm.end())) return x;
+    return graph.add_node("Transpose", {x}, {{"perm", perm}}, 1, "", before)->output();
+}
+
+/// [B, S, H·D] behind Transpose(Reshape(x, [B, S, H, D]), [0, 2, 1, 3]); null when `value` is not made so.
+Value* uncut(const Value* value, int64_t heads) {
+    const Node* transpose = producer(value, "Transpose");
+    if (transpose == nullptr || transpose->integers("perm") != Perm{0, 2, 1, 3}) return nullptr;
+    const Value* cut = transpose->input(0);
+    const Node* reshape = producer(cut, "Reshape");
+    if (reshape == nullptr) return nullptr;
+    Value* x = reshape->input(0);
+    if (rank(x) != 3 || rank(cut) != 4) return nullptr;
+    const Shape &from = *x->type.shape, &to = *cut->type.shape;
+    const bool splits_last = from[0] == to[0] && from[1] == to[1] && to[2] == Dim(heads) && from[2] == to[2] * to[3];
+    return splits_last ? x : nullptr;
+}
+
+/// The Reshape that joins the heads again behind `value`: Reshape(Transpose(value, [0, 2, 1, 3]), [B, S, H·D]).
+Node* joined(const Graph& graph, Value* value) {
+    Node* transpose = only_reader(graph, value, "Transpose");
+    if (transpose == nullptr || transpose->integers("perm") != Perm{0, 2, 1, 3}) return nullptr;
+    Node* reshape = only_reader(graph, transpose->output(), "Reshape");
+    if (reshape == nullptr || rank(reshape->output()) != 3) return nullptr;
+    const Shape &from = *transpose->output()->type.shape, &to = *reshape->output()->type.shape;
+    return from[0] == to[0] && from[1] == to[1] && to[2] == from[2] * from[3] ? reshape : nullptr;
+}
+
+Value* unsqueezed(Graph& graph, Value* value, Node* before) {
+    return graph.add_node("Unsqueeze", {value, make_integers(graph, {0}, "axis")}, {}, 1, "", before)->output();
+}
+
+/// An additive mask that is `choice`'s: 0 where it keeps a score, its own -∞ where it does not.
+Value* additive_mask(Graph& graph, Node* choice, DType dtype) {
+    const bool keeps = is_minus_infinity(choice->input(2));
+    Value* low = make_scalar(graph, *uniform(choice->input(keeps ? 2 : 1)), dtype, "minus_infinity");
+    Value* zero = make_scalar(graph, 0, dtype, "zero");
+    return graph
+        .add_node("Where", {choice->input(0), keeps ? zero : low, keeps ? low : zero}, {}, 1, choice->name + "_mask",
+                  choice)
+        ->output();
+}
+
+bool recognise(Graph& graph, Node* softmax) {
+    const auto r = rank(softmax->output());
+    if (!r || (*r != 3 && *r != 4) || !is_float(softmax->output()->type.dtype)) return false;
+    if (softmax->integer("axis") != -1 && softmax->integer("axis") != *r - 1) return false;
+    Node* last = only_reader(graph, softmax->output(), "MatMul");
+    if (last == nullptr || last->input(0) != softmax->output() || rank(last->input(1)) != r) return false;
+    auto scores = scores_below(graph, softmax->input(0));
+    if (!scores) return false;
+    Node* product = scores->product;
+    if (rank(product->input(0)) != r || rank(product->input(1)) != r) return false;
+    Value* v = last->input(1);
+
+    // Batches and heads of all three must be the same: no broadcasting inside the products.
+    const Shape &qs = *product->input(0)->type.shape, &kts = *product->input(1)->type.shape, &vs = *v->type.shape;
+    for (size_t i = 0; i + 2 < qs.size(); ++i)
+        if (!(qs[i] == kts[i]) || !(qs[i] == vs[i])) return false;
+    if (!(kts.back() == vs[vs.size() - 2]) || !(qs.back() == kts[kts.size() - 2])) return false;
+    const auto heads = qs[qs.size() - 3].value();
+    Value* mask = scores->mask;
+    if (mask != nullptr || scores->choice != nullptr) {
+        // The mask's last axis is the keys': a backend need not broadcast along it.
+        const Value* shape = mask != nullptr ? mask : scores->choice->input(0);
+        const auto mr = rank(shape);
+        if (!mr || *mr < 2 || *mr > *r || !(shape->type.shape->back() == kts.back())) return false;
+        if (mask != nullptr && mask->type.dtype != softmax->output()->type.dtype) return false;
+    }
+
+    double scale = scores->scale;
+    std::vector<const Node*> nodes = scores->nodes;
+    Value* q = without_scale(graph, product->input(0), scale, nodes, last);
+    Value* kt = without_scale(graph, product->input(1), scale, nodes, last);
+    if (scale <= 0) return false;
+    Value* k = transposed_back(graph, kt, last);
+    if (k == nullptr) return false;
+    if (scores->choice != nullptr) mask = additive_mask(graph, scores->choice, q->type.dtype);
+
+    Attributes attributes{{"scale", scale}};
+    Node* attention = nullptr;
+    Node* replaced = last;
+    Node* join = *r == 4 && heads ? joined(graph, last->output()) : nullptr;
+    Value* q3 = join != nullptr ? uncut(q, *heads) : nullptr;
+    Value* k3 = q3 != nullptr ? uncut(k, *heads) : nullptr;
+    Value* v3 = k3 != nullptr ? uncut(v, *heads) : nullptr;
+    if (v3 != nullptr) {
+        attributes["q_num_heads"] = attributes["kv_num_heads"] = *heads;
+        attention = graph.add_node("Attention", {q3, k3, v3}, attributes, 1, softmax->name + "_attention", join);
+        replaced = join;
+    } else if (*r == 4) {
+        attention = graph.add_node("Attention", {q, k, v}, attributes, 1, softmax->name + "_attention", last);
+    } else {
+        // [B·H, S, D]: one batch of B·H heads.
+        attention = graph.add_node("Attention",
+                                   {unsqueezed(graph, q, last), unsqueezed(graph, k, last), unsqueezed(graph, v, last)},
+                                   attributes, 1, softmax->name + "_attention", last);
+    }
+    if (mask != nullptr) {
+        graph.set_input(attention, 3, mask);
+        graph.infer(attention);
+    }
+    for (const Node* node : nodes) add_origins(attention, {node});
+    add_origins(attention, {softmax, last});
+    Value* result = attention->output();
+    if (*r == 3)
+        result = graph.add_node("Squeeze", {result, make_integers(graph, {0}, "axis")}, {}, 1, "", last)->output();
+    replace(graph, replaced, result);
+    return true;
+}
+
+}  // namespace
+
+int recognise_attention(Graph& graph) {
+    int changes = 0;
+    for (Node* softmax : nodes_of(graph, {"Softmax"})) changes += recognise(graph, softmax) ? 1 : 0;
+    return changes;
+}
+
+}  // namespace planish::passes
