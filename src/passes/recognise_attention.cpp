@@ -210,6 +210,7 @@ bool recognise(Graph& graph, Node* softmax) {
 }  // namespace
 
 int recognise_attention(Graph& graph) {
+    if (find_op("Attention") == nullptr) return 0;
     int changes = 0;
     for (Node* softmax : nodes_of(graph, {"Softmax"})) changes += recognise(graph, softmax) ? 1 : 0;
     return changes;
