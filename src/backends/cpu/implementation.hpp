@@ -130,7 +130,7 @@ extern const Implementation kConvJit, kConvWinograd, kConvDepthwise, kConvTransp
 extern const Implementation kGemm, kBatchedMatMul, kAttention;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;
-extern const Implementation kReduce, kArgExtreme, kPool;
+extern const Implementation kReduce, kArgExtreme, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
 extern const Implementation kReference;
 }  // namespace families

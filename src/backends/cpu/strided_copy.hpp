@@ -1,4 +1,4 @@
-// The one routine behind every op that only moves elements: a copy between two strided boxes.
+// A copy between two strided boxes as a launchable piece of a kernel, and strides of values in their layouts.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backends/cpu/implementation.hpp"
+#include "backends/cpu/kernels/movement.hpp"
 
 namespace planish::cpu {
 
@@ -13,23 +14,14 @@ namespace planish::cpu {
 /// Offsets and strides in elements; an input stride of 0 broadcasts, a negative one reverses.
 class StridedCopy {
   public:
-    StridedCopy(Dims dims, std::vector<int64_t> in_strides, std::vector<int64_t> out_strides, int64_t in_offset,
-                int64_t out_offset, int64_t element_bytes, Isa isa);
+    StridedCopy(const Dims& dims, const std::vector<int64_t>& in_strides, const std::vector<int64_t>& out_strides,
+                int64_t in_offset, int64_t out_offset, int64_t element_bytes, Isa isa);
     void run(const std::byte* in, std::byte* out, const Launch& launch) const;
 
   private:
-    void run_outer(const std::byte* in, std::byte* out, int64_t begin, int64_t end) const;
-
-    enum class Inner : uint8_t { rows, fill, transpose, elements };
-    // Collapsed loops, outermost first; the last `inner_rank_` of them are done by the inner routine.
-    Dims dims_;
-    std::vector<int64_t> in_strides_, out_strides_;  // in bytes
-    int64_t in_offset_ = 0, out_offset_ = 0;         // in bytes
-    int64_t element_ = 0;
-    size_t inner_rank_ = 0;
-    Inner inner_ = Inner::elements;
-    int64_t outer_items_ = 1, item_cost_ = 1;
-    Isa isa_;
+    CopyPlan plan_;
+    int64_t in_offset_, out_offset_;  // in bytes
+    const KernelTable& table_;
 };
 
 /// Row-major strides of `dims` in elements.

@@ -43,6 +43,7 @@ constexpr Row kRows[] = {
     {"ArgMin", {&kArgExtreme, &kReference}},
     {"MaxPool", {&kPool, &kReference}},
     {"AveragePool", {&kPool, &kReference}},
+    {"Resize", {&kResize, &kReference}},
     {"Transpose", {&kTranspose, &kReference}},
     {"Concat", {&kConcat, &kReference}},
     {"Split", {&kSplit, &kReference}},

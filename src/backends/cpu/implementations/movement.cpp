@@ -216,23 +216,21 @@ std::unique_ptr<Kernel> compile_gather(const RegionView& region, const Layouts&,
     int64_t outer = 1, inner = element_bytes(*node.output());
     for (size_t i = 0; i < axis; ++i) outer *= table[i];
     for (size_t i = axis + 1; i < table.size(); ++i) inner *= table[i];
-    const int64_t length = table[axis], count = element_count(node.input(1)->dims());
-    const bool wide = node.input(1)->type.dtype == DType::i64;
-    return make_kernel("gather", [=, name = node.name](const Launch& launch) {
-        auto index = [&](int64_t i) {
-            const int64_t given = wide ? reinterpret_cast<const int64_t*>(launch.in[1])[i]
-                                       : reinterpret_cast<const int32_t*>(launch.in[1])[i];
-            const int64_t k = given < 0 ? given + length : given;
-            if (k < 0 || k >= length)
-                fail(ErrorCode::invalid_argument, "node '" + name + "' (Gather) got index " + std::to_string(given) +
-                                                      " for an axis of " + std::to_string(length) + " entries");
-            return k;
-        };
-        split_items(launch, outer * count, 4 + inner / 16, [&](int64_t begin, int64_t end, int) {
-            for (int64_t item = begin; item < end; ++item)
-                std::memcpy(launch.out[0] + item * inner,
-                            launch.in[0] + ((item / count) * length + index(item % count)) * inner,
-                            static_cast<size_t>(inner));
+    GatherArgs args;
+    args.axis = table[axis];
+    args.count = element_count(node.input(1)->dims());
+    args.row_bytes = inner;
+    args.narrow_indices = node.input(1)->type.dtype == DType::i32;
+    return make_kernel("gather", [args, outer, name = node.name](const Launch& launch) {
+        GatherArgs a = args;
+        a.data = launch.in[0];
+        a.indices = launch.in[1];
+        a.output = launch.out[0];
+        split_items(launch, outer * a.count, 4 + a.row_bytes / 16, [&](int64_t begin, int64_t end, int) {
+            if (const int64_t bad = gather(a, begin, end); bad >= 0)
+                fail(ErrorCode::invalid_argument, "node '" + name + "' (Gather): index " + std::to_string(bad) +
+                                                      " of its indices is out of range for an axis of " +
+                                                      std::to_string(a.axis) + " entries");
         });
     });
 }
