@@ -16,6 +16,7 @@ namespace {
 
 using testing::AlignedFloats;
 using testing::Expected;
+using testing::GuardedFloats;
 using testing::random_floats;
 using testing::supported_isas;
 
@@ -196,6 +197,22 @@ TEST_P(ConvTest, ManyBlocksOfLines) {
     ConvShape s = square(70, 24, 17, 3, 1, 1);
     s.n = 2;
     check(s);
+}
+
+TEST_P(ConvTest, TouchesNothingPastTheEnd) {
+    for (const bool nchw : {false, true}) {
+        for (const int64_t pad : {0, 1}) {
+            ConvShape s = square(11, 3, 21, 3, 2, pad);
+            s.x_nchw = nchw;
+            const ConvPlan plan(s, {}, GetParam());
+            GuardedFloats x(random_floats(s.h * s.w * s.c, 1));
+            GuardedFloats y(std::vector<float>(static_cast<size_t>(s.oh() * s.ow() * s.oc)));
+            GuardedFloats packed(std::vector<float>(static_cast<size_t>(plan.packed_weight_size())));
+            GuardedFloats workspace(std::vector<float>(plan.workspace(1) / sizeof(float)));
+            plan.pack_weights(random_floats(s.oc * s.c * 9, 2).data(), packed.data());
+            plan.run(x.data(), packed.data(), y.data(), {}, workspace.data(), ThreadPool::process(), 1);
+        }
+    }
 }
 
 TEST_P(ConvTest, SameBitsForAnyNumberOfThreads) {

@@ -20,6 +20,7 @@ namespace {
 
 using testing::AlignedFloats;
 using testing::Expected;
+using testing::GuardedFloats;
 using testing::random_floats;
 using testing::supported_isas;
 
@@ -156,6 +157,23 @@ TEST_P(GemmTest, ReluKeepsNaN) {
         float c = 0;
         plan.run_serial(&a, packed.data(), &c, {});
         EXPECT_TRUE(std::isnan(c)) << static_cast<int>(op.kind);
+    }
+}
+
+TEST_P(GemmTest, TouchesNothingPastTheEnd) {
+    const PostOps post_ops = {{PostOp::Kind::add_channel, 0, 0, 0}, {PostOp::Kind::add_tensor, 0, 0, 1}};
+    for (const int64_t m : {1, 4, 17}) {
+        for (const int64_t n : {1, 7, 16, 21, 75}) {
+            for (const int64_t k : {1, 6, 9, 3001}) {
+                const Problem p({m, n, k});
+                const GemmPlan plan({m, n, k}, post_ops, GetParam());
+                GuardedFloats a(p.a), channel(p.channel), tensor(p.tensor), c(p.tensor);
+                GuardedFloats packed(std::vector<float>(static_cast<size_t>(plan.b_layout().size())));
+                pack_b(p.b.data(), n, false, plan.b_layout(), packed.data());
+                const std::array<const float*, 2> operands = {channel.data(), tensor.data()};
+                plan.run_serial(a.data(), packed.data(), c.data(), operands);
+            }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 // What the tests of generated products share: data, a float64 sum with its error bound, and post-ops carried along.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -30,6 +33,29 @@ class AlignedFloats {
 
   private:
     static constexpr std::align_val_t kAlignment{64};
+    float* floats_;
+};
+
+/// Floats that end where an inaccessible page begins: reading or writing past the end faults.
+class GuardedFloats {
+  public:
+    explicit GuardedFloats(std::span<const float> values) {
+        const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+        const size_t bytes = values.size() * sizeof(float), data_bytes = (bytes + page - 1) / page * page;
+        mapped_ = data_bytes + page;
+        base_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (mprotect(base_ + data_bytes, page, PROT_NONE) != 0) throw std::bad_alloc();
+        floats_ = reinterpret_cast<float*>(base_ + data_bytes - bytes);
+        std::copy(values.begin(), values.end(), floats_);
+    }
+    ~GuardedFloats() { munmap(base_, mapped_); }
+    GuardedFloats(const GuardedFloats&) = delete;
+    GuardedFloats& operator=(const GuardedFloats&) = delete;
+    float* data() { return floats_; }
+
+  private:
+    char* base_;
+    size_t mapped_;
     float* floats_;
 };
 
