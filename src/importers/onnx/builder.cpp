@@ -196,8 +196,6 @@ Attribute Builder::to_attribute(const BoundAttribute& bound, const Draft& node) 
             return to_tensor(a.t(), external_, bound.scope->ownership);
         case pb::AttributeProto::SPARSE_TENSOR:
             return to_tensor(a.sparse_tensor(), external_);
-        case pb::AttributeProto::TYPE_PROTO:
-            return to_string(to_type(a.tp(), node.name, unknown_dim));
         case pb::AttributeProto::GRAPH:
             return import_body(a.g(), *bound.scope, node);
         default:
@@ -503,6 +501,12 @@ bool Builder::import_operator(const pb::NodeProto& proto, const BoundAttributes&
     draft.captured = captures_of(attributes, scope, draft.name);
     for (const auto& [name, bound] : attributes) {
         if (name == "consumed_inputs" && domain.empty() && version < 6) continue;  // a memory hint of opset 1
+        if (bound.proto->type() == pb::AttributeProto::TYPE_PROTO) {  // of an empty Optional, as its row has it
+            const Type type = to_type(bound.proto->tp(), draft.name, unknown_dim);
+            draft.attributes["dtype"] = static_cast<int64_t>(type.dtype);
+            draft.attributes["element_kind"] = std::string(type.kind == Kind::sequence ? "sequence" : "tensor");
+            continue;
+        }
         draft.attributes.insert_or_assign(name, to_attribute(bound, draft));
     }
     while (const Adapter* adapter = draft.finished ? nullptr : next_adapter(draft.domain, draft.op, draft.version)) {
