@@ -140,6 +140,16 @@ void broadcast_6(Draft& d) {
     d.inputs[1] = d.emit("Unsqueeze", {d.inputs[1], d.integers_constant(axes, "axes")});
 }
 
+// One slope a channel, which is axis 1; today slopes broadcast from the right.
+void prelu_6(Draft& d) {
+    const auto x = d.rank(0), slope = d.rank(1);
+    if (!x || !slope) d.unsupported("has inputs of unknown rank", "convert the model with onnx.version_converter");
+    if (*slope != 1 || *x < 3 || d.constant_dim(1, 0) == 1) return;
+    std::vector<int64_t> axes;
+    for (int64_t i = 1; i < *x - 1; ++i) axes.push_back(i);
+    d.inputs[1] = d.emit("Unsqueeze", {d.inputs[1], d.integers_constant(axes, "axes")});
+}
+
 void gemm_6(Draft& d) {
     d.attributes.erase("broadcast");
 }
@@ -190,6 +200,7 @@ constexpr Adapter kAdapters[] = {
     {"", "LpPool", 2, lp_pool_1},
     {"", "Mul", 7, broadcast_6},
     {"", "Or", 7, broadcast_6},
+    {"", "PRelu", 7, prelu_6},
     {"", "Pow", 7, broadcast_6},
     {"", "RNN", 7, rnn_1},
     {"", "Resize", 13, resize_11},
