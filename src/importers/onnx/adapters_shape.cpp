@@ -94,12 +94,20 @@ void upsample_9(Draft& d) {
     d.op = "Resize";
 }
 
-// x_in = x_out / scale, and nearest rounds down, until opset 11 gave both a name.
+// x_in = x_out / scale until opset 11 gave that a name; nearest rounded up along axes that shrink, down along others
+// (opset 10's tests and ONNX Runtime).
 void resize_10(Draft& d) {
     if (d.text("mode", "nearest") == "bilinear") d.attributes["mode"] = std::string("linear");
-    d.attributes["coordinate_transformation_mode"] = std::string("asymmetric");
-    if (d.text("mode", "nearest") == "nearest") d.attributes["nearest_mode"] = std::string("floor");
     d.inputs.resize(2, nullptr);
+    d.attributes["coordinate_transformation_mode"] = std::string("asymmetric");
+    if (d.text("mode", "nearest") == "nearest") {
+        bool shrinks = false, grows = false;
+        if (d.has_input(1) && d.inputs[1]->is_constant())
+            for (double scale : d.inputs[1]->constant->to_doubles()) (scale < 1 ? shrinks : grows) |= scale != 1;
+        if (shrinks && grows)
+            d.unsupported("shrinks one axis and enlarges another by opset 10's rule", "export with opset 11 or newer");
+        d.attributes["nearest_mode"] = std::string(shrinks ? "ceil" : "floor");
+    }
     d.inputs = {d.inputs[0], nullptr, d.inputs[1]};
 }
 
