@@ -13,7 +13,7 @@ namespace planish::cpu {
 namespace {
 
 constexpr int64_t kPanelBlockBytes = 128 * 1024;  // one K block of one panel
-constexpr int64_t kGroupBytes = 384 * 1024;       // A's rows of one group, of the same K block
+constexpr int64_t kGroupBytes = 768 * 1024;       // A's rows of one group, of the same K block
 
 /// The generator whose vectors hold that many floats.
 constexpr Isa kernel_isa(int vector) {
