@@ -81,7 +81,8 @@ class AttentionKernel : public testing::TestWithParam<Isa> {
                         top = std::max(top, score[j]);
                     }
                     double sum = 0;
-                    for (double& s : score) sum += s = std::exp(s - top);
+                    for (double& s : score) sum += s = top == -kInf ? 0 : std::exp(s - top);
+                    if (sum == 0) sum = 1;  // sees no key: zeros
                     for (int64_t d = 0; d < c.value_dim; ++d) {
                         double out = 0, magnitude = 0;
                         for (int64_t j = 0; j < c.keys; ++j) {
@@ -148,6 +149,21 @@ TEST_P(AttentionKernel, GroupedHeadsAndQueryBlocks) {
                .query_block = block});
         check({.heads = 4, .kv_heads = 1, .queries = 1, .keys = 50, .query_block = block});
     }
+}
+
+TEST_P(AttentionKernel, NanInAQueryStaysInItsRow) {
+    const int64_t n = 7, dim = 16;
+    Floats q = Floats::random(n * dim, 53);
+    q[3 * dim + 5] = std::numeric_limits<float>::quiet_NaN();
+    const Floats k = Floats::random(n * dim, 54);
+    Floats y(n * dim);
+    AttentionArgs args;
+    args.query = q.data(), args.key = args.value = k.data(), args.output = y.data();
+    args.queries = args.keys = n, args.head_dim = args.value_dim = dim;
+    args.query_strides = args.key_strides = args.value_strides = args.output_strides = {0, 0, dim};
+    AlignedBuffer scratch(attention_scratch(args) * sizeof(float));
+    kernels(GetParam()).attention(args, 0, attention_items(args), scratch.as<float>());
+    for (int64_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i / dim == 3);
 }
 
 // The split of queries into items must not change a bit either, or the thread count would show in the result.

@@ -284,7 +284,8 @@ void attention(const AttentionArgs& args, int64_t begin, int64_t end, float* scr
             }
         }
         for (int64_t r = 0; r < rows; ++r) {
-            const Vec inverse = Vec::all(1.0f / s.sums[r]);  // infinite where nothing was seen: 0 * inf = NaN
+            // A sum of 0 means that no key was seen; NaN among the scores has made it NaN instead.
+            const Vec inverse = Vec::all(s.sums[r] == 0 ? 0.0f : 1.0f / s.sums[r]);
             float* y = args.output + batch * args.output_strides.batch + head * args.output_strides.head +
                        (first_query + r) * args.output_strides.row;
             for_vectors(args.value_dim, [&](int64_t d, int64_t count) {

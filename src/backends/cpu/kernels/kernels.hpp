@@ -142,8 +142,9 @@ struct ResizeArgs {
 /// Scaled dot-product attention for a batch of heads, each read where it lies:
 ///     output[b,h,q,:] = softmax_k(softcap(scale * query[b,h,q,:] . key[b,g,k,:]) + mask[b,h,q,k]) . value[b,g,k,:],
 /// g = h / (heads / kv_heads). One pass over the keys with a running maximum (Dao et al., FlashAttention, 2022),
-/// blocked so that scores stay in L1 and packed keys and values in L2. A row that sees no key is NaN, as softmax gives.
-/// Items: attention_items(); scratch for each thread: attention_scratch() floats, 64-byte aligned.
+/// blocked so that scores stay in L1 and packed keys and values in L2. A query that sees no key gives zeros, as in
+/// ONNX's Attention; NaN among its scores gives NaN. Items: attention_items(); scratch for each thread:
+/// attention_scratch() floats, 64-byte aligned.
 struct AttentionArgs {
     struct Strides {
         int64_t batch = 0, head = 0, row = 0;  ///< the elements of a row are neighbours
