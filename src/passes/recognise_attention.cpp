@@ -139,12 +139,26 @@ Value* additive_mask(Graph& graph, Node* choice, DType dtype) {
         ->output();
 }
 
+/// What reads the weights that `softmax` gives: itself, or Where(IsNaN(p), 0, p), by which exporters guard rows of which
+/// every score is -∞. Without such rows, which Attention does not define either, the guard changes nothing.
+Node* guarded(const Graph& graph, Node* softmax) {
+    Value* p = softmax->output();
+    if (p->uses.size() != 2 || graph.is_output(p)) return softmax;
+    for (const Use& use : p->uses) {
+        if (!use.node->is("IsNaN")) continue;
+        Node* where = only_reader(graph, use.node->output(), "Where");
+        if (where != nullptr && where->input(2) == p && uniform(where->input(1)) == 0.0) return where;
+    }
+    return softmax;
+}
+
 bool recognise(Graph& graph, Node* softmax) {
     const auto r = rank(softmax->output());
     if (!r || (*r != 3 && *r != 4) || !is_float(softmax->output()->type.dtype)) return false;
     if (softmax->integer("axis") != -1 && softmax->integer("axis") != *r - 1) return false;
-    Node* last = only_reader(graph, softmax->output(), "MatMul");
-    if (last == nullptr || last->input(0) != softmax->output() || rank(last->input(1)) != r) return false;
+    const Node* weights = guarded(graph, softmax);
+    Node* last = only_reader(graph, weights->output(), "MatMul");
+    if (last == nullptr || last->input(0) != weights->output() || rank(last->input(1)) != r) return false;
     auto scores = scores_below(graph, softmax->input(0));
     if (!scores) return false;
     Node* product = scores->product;
@@ -210,7 +224,6 @@ bool recognise(Graph& graph, Node* softmax) {
 }  // namespace
 
 int recognise_attention(Graph& graph) {
-    if (find_op("Attention") == nullptr) return 0;
     int changes = 0;
     for (Node* softmax : nodes_of(graph, {"Softmax"})) changes += recognise(graph, softmax) ? 1 : 0;
     return changes;
