@@ -1,0 +1,58 @@
+// Simplify transposes: golden and metamorphic tests.
+#include "passes/pass_testing.hpp"
+
+namespace planish::passes::testing {
+namespace {
+
+// An NHWC network written with NCHW ops: transposes around every point-wise op.
+constexpr std::string_view kText = R"(graph "g" {
+  input %x : float32[N, 4, 5, 2]
+  input %z : float32[N, 4, 5, 2]
+  const %half : float32[] = [0.5]
+  %a = Transpose(%x) {perm = [0, 3, 1, 2]} name "a"
+  %b = Transpose(%z) {perm = [0, 3, 1, 2]} name "b"
+  %s = Add(%a, %b) name "s"
+  %h = Mul(%s, %half) name "h"
+  %r = Relu(%h) name "r"
+  %y = Transpose(%r) {perm = [0, 2, 3, 1]} name "y"
+  output %y
+})";
+
+TEST(SimplifyTransposes, MoveDownMeetAndCancel) {
+    const auto graph = after(simplify_transposes, kText);
+    ASSERT_EQ(graph->nodes().size(), 3u);
+    for (const auto& node : graph->nodes()) EXPECT_FALSE(node->is("Transpose"));
+    EXPECT_EQ(graph->outputs()[0]->name, "y");
+    EXPECT_EQ(simplify_transposes(*graph), 0);
+}
+
+TEST(SimplifyTransposes, KeepsResults) {
+    expect_keeps_results(simplify_transposes, kText, 0);
+}
+
+TEST(SimplifyTransposes, TwoBecomeOne) {
+    expect_becomes(simplify_transposes, R"(graph "g" {
+  input %x : float32[2, 3, 4]
+  %a = Transpose(%x) {perm = [1, 0, 2]} name "a"
+  %y = Transpose(%a) {perm = [0, 2, 1]} name "y"
+  output %y
+})",
+                   R"(graph "g" {
+  input %x : float32[2, 3, 4]
+  %y = Transpose(%x) {perm = [1, 2, 0]} name "y" origins ["y", "a"]
+  output %y
+})");
+}
+
+TEST(SimplifyTransposes, ATransposeThatOthersReadStays) {
+    expect_unchanged(simplify_transposes, R"(graph "g" {
+  input %x : float32[2, 3]
+  %a = Transpose(%x) {perm = [1, 0]} name "a"
+  %y = Relu(%a) name "y"
+  output %a
+  output %y
+})");
+}
+
+}  // namespace
+}  // namespace planish::passes::testing
