@@ -45,15 +45,24 @@ TEST(FormRegions, Golden) {
     %r1 = Clip(%a1, %low, %high) name "relu6"
     output %r1
   }, kind = "conv"} name "conv1" origins ["conv1", "bias1", "relu6"]
-  %y = planish.Region(%r1, %w2, %x) {body = graph "conv2" {
+  %m = planish.Region(%x) {body = graph "mul" {
+    input %x : float32[1, 2, 4, 4]
+    %s = Sigmoid(%x) name "gate"
+    %t = Tanh(%s) name "tanh"
+    %m = Mul(%t, %x) name "mul"
+    output %m
+  }, kind = "pointwise"} name "mul" origins ["gate", "tanh", "mul"]
+  %y = planish.Region(%r1, %w2, %x, %m) {body = graph "conv2" {
     input %r1 : float32[1, 2, 4, 4]
     input %w2 : float32[2, 2, 1, 1]
     input %x : float32[1, 2, 4, 4]
+    input %m : float32[1, 2, 4, 4]
     %c2 = Conv(%r1, %w2) name "conv2"
     %sum = Add(%x, %c2) name "sum"
     %e = Exp(%sum) name "exp"
-    output %e
-  }, kind = "conv"} name "conv2" origins ["conv2", "sum", "exp"]
+    %y = Sub(%e, %m) name "sub"
+    output %y
+  }, kind = "conv"} name "conv2" origins ["conv2", "sum", "exp", "sub"]
   output %y
 })");
 }
