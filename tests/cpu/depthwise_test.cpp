@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "base/thread_pool.hpp"
+#include "cpu/product_testing.hpp"
 
 namespace planish::cpu {
 namespace {
@@ -90,7 +92,13 @@ void check(const DepthwiseShape& s, const PostOps& post_ops, unsigned seed) {
             operands.push_back(
                 random_floats(has_channel_operand(op.kind) ? static_cast<size_t>(s.channels) : outputs, rng));
     std::vector<const float*> pointers;
-    for (const auto& operand : operands) pointers.push_back(operand.data());
+    // Everything that is read ends at an inaccessible page.
+    testing::GuardedFloats guarded_x(x);
+    std::vector<std::unique_ptr<testing::GuardedFloats>> guarded;
+    for (const auto& operand : operands) {
+        guarded.push_back(std::make_unique<testing::GuardedFloats>(operand));
+        pointers.push_back(guarded.back()->data());
+    }
 
     std::vector<Bounded> want;
     for (int64_t n = 0; n < s.batch; ++n)
@@ -128,7 +136,7 @@ void check(const DepthwiseShape& s, const PostOps& post_ops, unsigned seed) {
         pack_depthwise_weights(s, w.data(), packed.data());
         constexpr size_t kGuard = 32;
         std::vector<float> y(outputs + kGuard, 777.0f);
-        plan.run(x.data(), packed.data(), y.data(), pointers, pool, 1);
+        plan.run(guarded_x.data(), packed.data(), y.data(), pointers, pool, 1);
         for (size_t i = 0; i < outputs; ++i)
             ASSERT_NEAR(y[i], want[i].value, want[i].error + 0x1p-140)
                 << "element " << i << " channel " << i % s.channels << " column " << i / s.channels % ow << " row "
@@ -137,12 +145,12 @@ void check(const DepthwiseShape& s, const PostOps& post_ops, unsigned seed) {
 
         // The same bits from three threads, and row by row.
         std::vector<float> other(outputs, -1.0f);
-        plan.run(x.data(), packed.data(), other.data(), pointers, pool, 3);
+        plan.run(guarded_x.data(), packed.data(), other.data(), pointers, pool, 3);
         ASSERT_EQ(0, std::memcmp(y.data(), other.data(), outputs * sizeof(float)));
         std::fill(other.begin(), other.end(), -1.0f);
         for (int64_t row = 0; row < s.batch * oh;) {
             const int64_t end = std::min<int64_t>(s.batch * oh, row + 1 + row % 3);
-            plan.run_rows(x.data(), packed.data(), other.data(), pointers, row, end);
+            plan.run_rows(guarded_x.data(), packed.data(), other.data(), pointers, row, end);
             row = end;
         }
         ASSERT_EQ(0, std::memcmp(y.data(), other.data(), outputs * sizeof(float)));

@@ -2,14 +2,18 @@
 #include "backends/cpu/jit/pointwise.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/thread_pool.hpp"
@@ -100,7 +104,36 @@ struct Case {
     PointwiseProgram program;
 };
 
-double read(const std::vector<std::byte>& memory, Type type, int64_t index) {
+// Bytes that end where an inaccessible page begins: reading past the end faults.
+class GuardedBytes {
+  public:
+    explicit GuardedBytes(size_t size) : size_(size) {
+        const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+        const size_t data = (size + page - 1) / page * page;
+        mapped_ = data + page;
+        base_ =
+            static_cast<std::byte*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (base_ == MAP_FAILED || mprotect(base_ + data, page, PROT_NONE) != 0) throw std::bad_alloc();
+        begin_ = base_ + data - size;
+    }
+    ~GuardedBytes() {
+        if (base_ != nullptr) munmap(base_, mapped_);
+    }
+    GuardedBytes(GuardedBytes&& other) noexcept
+        : base_(std::exchange(other.base_, nullptr)),
+          begin_(other.begin_),
+          mapped_(other.mapped_),
+          size_(other.size_) {}
+    std::byte* data() { return begin_; }
+    const std::byte* data() const { return begin_; }
+    size_t size() const { return size_; }
+
+  private:
+    std::byte *base_, *begin_;
+    size_t mapped_, size_;
+};
+
+double read(const GuardedBytes& memory, Type type, int64_t index) {
     const std::byte* at = memory.data() + index * static_cast<int64_t>(size_of(type));
     auto as = [&](auto value) {
         std::memcpy(&value, at, sizeof value);
@@ -122,10 +155,8 @@ double read(const std::vector<std::byte>& memory, Type type, int64_t index) {
     return 0;
 }
 
-// Random memory of exactly the tensor's size, at the very end of its allocation, so that a sanitizer or a stray write
-// shows.
-std::vector<std::byte> random_tensor(Type type, int64_t count, std::mt19937& rng) {
-    std::vector<std::byte> memory(static_cast<size_t>(count) * size_of(type));
+GuardedBytes random_tensor(Type type, int64_t count, std::mt19937& rng) {
+    GuardedBytes memory(static_cast<size_t>(count) * size_of(type));
     std::uniform_real_distribution<float> real(-2, 2);
     std::uniform_int_distribution<int> integer(-100, 100);
     auto fill = [&](auto example, auto draw) {
@@ -157,9 +188,8 @@ std::vector<std::byte> random_tensor(Type type, int64_t count, std::mt19937& rng
     return memory;
 }
 
-std::vector<std::vector<float>> run_f32(const PointwiseKernel& kernel,
-                                        const std::vector<std::vector<std::byte>>& inputs, size_t outputs,
-                                        int64_t count, int threads) {
+std::vector<std::vector<float>> run_f32(const PointwiseKernel& kernel, const std::vector<GuardedBytes>& inputs,
+                                        size_t outputs, int64_t count, int threads) {
     constexpr size_t kGuard = 64;
     std::vector<std::vector<float>> result(outputs, std::vector<float>(static_cast<size_t>(count) + kGuard, 12345.0f));
     std::vector<const void*> in;
@@ -179,7 +209,7 @@ std::vector<std::vector<float>> run_f32(const PointwiseKernel& kernel,
 void check(const Case& test, std::mt19937& rng) {
     const int64_t count = count_of(test.shape);
     std::vector<PointwiseInput> inputs;
-    std::vector<std::vector<std::byte>> memory;
+    std::vector<GuardedBytes> memory;
     for (size_t i = 0; i < test.input_shapes.size(); ++i) {
         inputs.push_back({test.input_types[i], broadcast_strides(test.input_shapes[i], test.shape)});
         memory.push_back(random_tensor(test.input_types[i], count_of(test.input_shapes[i]), rng));
