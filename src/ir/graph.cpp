@@ -309,6 +309,14 @@ void Graph::infer(Node* node) {
         context.error("has " + std::to_string(given) + " inputs, " + std::string(op.name) + " takes " +
                       std::to_string(op.min_inputs) +
                       (op.max_inputs < 0 ? " or more" : " to " + std::to_string(op.max_inputs)));
+    // Rules rely on what the row promises.
+    for (const AttrDef& def : op.attributes) {
+        const auto it = node->attributes.find(def.name);
+        if (it == node->attributes.end() ? def.required : type_of(it->second) != def.type)
+            context.error((def.required ? "needs an attribute '" : "has a wrong type of attribute '") + def.name + "'");
+        const GraphPtr* body = it == node->attributes.end() ? nullptr : std::get_if<GraphPtr>(&it->second);
+        if (body != nullptr && *body == nullptr) context.error("has an empty body '" + def.name + "'");
+    }
     if (op.infer == nullptr) return;
     op.infer(context);
     for (size_t i = 0; i < node->outputs_.size(); ++i) {

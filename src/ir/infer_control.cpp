@@ -63,6 +63,9 @@ void bind_captures(InferContext& c, Graph& body) {
 void region(InferContext& c) {
     Graph& body = *c.node().subgraph("body");
     require_inputs(c, body, c.input_count());
+    if (body.outputs().size() != c.outputs.size())
+        c.error("has a body of " + std::to_string(body.outputs().size()) + " outputs, needs " +
+                std::to_string(c.outputs.size()));
     for (int i = 0; i < c.input_count(); ++i) bind(body, i, c.input(i), c.node().input(i));
     body.infer();
     for (size_t i = 0; i < body.outputs().size(); ++i) {

@@ -1,0 +1,239 @@
+// The CPU backend against the reference: small graphs, every implementation, both instruction sets, several threads.
+#include "backends/backend.hpp"
+
+#include <gtest/gtest.h>
+
+#include "backends/cpu/isa.hpp"
+#include "build/verify.hpp"
+#include "passes/pass.hpp"
+#include "planish/error.hpp"
+
+namespace planish {
+namespace {
+
+struct Case {
+    const char* name;
+    const char* text;
+    const char* implementation;  // prefix that must appear among the steps
+};
+
+// Weights are written as dense<...>, which parses as zeros: fill() makes them random.
+const Case kCases[] = {
+    {"conv_relu_residual", R"(graph "g" { input %x : float32[2, 5, 9, 7] const %w : float32[5, 5, 3, 3] = dense<0>
+        const %b : float32[5] = dense<0>
+        %y = Conv(%x, %w, %b) {pads = [1, 1, 1, 1]} %r = Relu(%y) %z = Add(%r, %x) output %z })",
+     "conv_f32"},
+    {"pointwise_conv_split_k", R"(graph "g" { input %x : float32[1, 700, 5, 3] input %s : float32[1, 33, 5, 3]
+        const %w : float32[33, 700, 1, 1] = dense<0> %y = Conv(%x, %w) %z = Add(%s, %y) output %z })",
+     "conv_f32_1x1"},
+    {"depthwise_clip", R"(graph "g" { input %x : float32[2, 19, 8, 11] const %w : float32[19, 1, 3, 3] = dense<0>
+        const %lo : float32[] = [0.0] const %hi : float32[] = [6.0]
+        %y = Conv(%x, %w) {group = 19, strides = [2, 2], pads = [1, 1, 1, 1]} %z = Clip(%y, %lo, %hi) output %z })",
+     "depthwise_f32"},
+    {"grouped_conv", R"(graph "g" { input %x : float32[1, 8, 6, 6] const %w : float32[12, 4, 3, 3] = dense<0>
+        %y = Conv(%x, %w) {group = 2, dilations = [2, 2], pads = [2, 2, 2, 2]} output %y })",
+     "conv_f32_3x3"},
+    {"conv_1d", R"(graph "g" { input %x : float32[2, 6, 20] const %w : float32[7, 6, 5] = dense<0>
+        %y = Conv(%x, %w) {auto_pad = "SAME_UPPER", strides = [2]} output %y })",
+     "conv_f32"},
+    {"conv_transpose", R"(graph "g" { input %x : float32[1, 6, 5, 4] const %w : float32[6, 3, 2, 2] = dense<0>
+        const %b : float32[3] = dense<0> %y = ConvTranspose(%x, %w, %b) {strides = [2, 2]} %z = Sigmoid(%y) output %z })",
+     "conv_transpose_f32"},
+    {"squeeze_excite", R"(graph "g" { input %x : float32[1, 16, 6, 6] const %w : float32[16, 16, 1, 1] = dense<0>
+        %p = GlobalAveragePool(%x) %q = Conv(%p, %w) %s = HardSigmoid(%q) %y = Mul(%x, %s) output %y })",
+     "pointwise_f32"},
+    {"gemm_bias",
+     R"(graph "g" { input %x : float32[3, 40] const %w : float32[70, 40] = dense<0> const %b : float32[70] = dense<0>
+        %y = Gemm(%x, %w, %b) {transB = 1, alpha = 0.5} %z = Tanh(%y) output %z })",
+     "gemm_f32"},
+    {"linear_gelu_residual",
+     R"(graph "g" { input %x : float32[2, 5, 24] const %w : float32[24, 24] = dense<0> const %b : float32[24] = dense<0>
+        %y = MatMul(%x, %w) %a = Add(%b, %y) %g = Gelu(%a) %z = Add(%x, %g) output %z })",
+     "gemm_f32"},
+    {"batched_matmul",
+     R"(graph "g" { input %a : float32[2, 3, 7, 9] input %b : float32[1, 3, 9, 5] %y = MatMul(%a, %b) output %y })",
+     "batched_gemm_f32"},
+    {"softmax_axis_1", R"(graph "g" { input %x : float32[3, 11, 4] %y = Softmax(%x) {axis = 1} output %y })",
+     "softmax_f32"},
+    {"layer_norm",
+     R"(graph "g" { input %x : float32[6, 33] const %s : float32[33] = dense<0> const %b : float32[33] = dense<0>
+        %y = LayerNormalization(%x, %s, %b) output %y })",
+     "layer_norm_f32"},
+    {"instance_norm",
+     R"(graph "g" { input %x : float32[2, 5, 4, 3] const %s : float32[5] = dense<0> const %b : float32[5] = dense<0>
+        %y = InstanceNormalization(%x, %s, %b) output %y })",
+     "group_norm_f32"},
+    {"reduce_spatial",
+     R"(graph "g" { input %x : float32[2, 5, 4, 3] const %a : int64[2] = [2, 3] %y = ReduceMean(%x, %a) {keepdims = 0} output %y })",
+     "reduce_f32"},
+    {"reduce_after_conv",
+     R"(graph "g" { input %x : float32[1, 5, 4, 3] const %w : float32[6, 5, 1, 1] = dense<0> const %a : int64[1] = [1]
+        %c = Conv(%x, %w) %y = ReduceMax(%c, %a) {keepdims = 0} output %y })",
+     "reduce_f32"},
+    {"max_pool",
+     R"(graph "g" { input %x : float32[1, 5, 9, 8] %y = MaxPool(%x) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1} output %y })",
+     "max_pool_f32"},
+    {"average_pool",
+     R"(graph "g" { input %x : float32[1, 5, 9, 8] %y = AveragePool(%x) {kernel_shape = [3, 2], strides = [2, 1], pads = [1, 0, 1, 1]} output %y })",
+     "average_pool_f32"},
+    {"resize_linear", R"(graph "g" { input %x : float32[1, 3, 4, 5] const %s : float32[4] = [1.0, 1.0, 2.0, 1.6]
+        %y = Resize(%x, _, %s) {mode = "linear"} output %y })",
+     "resize_f32"},
+    {"movement",
+     R"(graph "g" { input %x : float32[2, 6, 4, 5] const %starts : int64[2] = [1, -1] const %ends : int64[2] = [5, -9]
+        const %axes : int64[2] = [1, 3] const %steps : int64[2] = [2, -2] const %pads : int64[8] = [0, 1, 0, 2, 0, 0, 1, 1]
+        %s = Slice(%x, %starts, %ends, %axes, %steps) %p = Pad(%s, %pads) %t = Transpose(%p) {perm = [0, 2, 3, 1]}
+        %u, %v = Split(%t) {axis = 2, num_outputs = 2} %c = Concat(%v, %u) {axis = 1} output %c })",
+     "concat"},
+    {"gather_expand",
+     R"(graph "g" { input %i : int64[3] const %t : float32[2, 5] = dense<0> const %s : int64[3] = [4, 3, 5]
+        %e = Gather(%t, %i) %y = Expand(%e, %s) output %y })",
+     "gather"},
+    {"channels_last_chain",
+     R"(graph "g" { input %x : float32[1, 8, 5, 5] const %w : float32[8, 8, 3, 3] = dense<0> const %s : float32[8] = dense<0>
+        %a = Conv(%x, %w) {pads = [1, 1, 1, 1]} %t = Transpose(%a) {perm = [0, 2, 3, 1]} %n = LayerNormalization(%t, %s)
+        %u = Transpose(%n) {perm = [0, 3, 1, 2]} %b = Conv(%u, %w) {pads = [1, 1, 1, 1]} %c = Concat(%a, %b) {axis = 1} output %c })",
+     "layer_norm_f32"},
+    {"pointwise_mixed", R"(graph "g" { input %x : float32[2, 3, 4] input %m : bool[1, 3, 4] input %k : int64[4]
+        const %z : float32[] = [-2.5] %f = Cast(%k) {to = 1} %a = Add(%x, %f) %w = Where(%m, %a, %z) %e = Exp(%w) %l = Less(%e, %x) output %e, %l })",
+     "pointwise_f32"},
+    {"attention",
+     R"(graph "g" { input %q : float32[2, 7, 24] input %k : float32[2, 9, 24] input %v : float32[2, 9, 24] input %m : float32[2, 1, 1, 9]
+        %y = Attention(%q, %k, %v, %m) {q_num_heads = 3, kv_num_heads = 3} output %y })",
+     "attention_f32"},
+};
+
+void fill(Graph& graph) {
+    uint32_t state = 1;
+    for (Value* value : graph.values()) {
+        if (!value->is_constant() || value->type.dtype != DType::f32) continue;
+        const Tensor& old = *value->constant;
+        bool zeros = old.size() > 0;
+        for (const float v : old.data<float>()) zeros = zeros && v == 0;
+        if (!zeros || old.size() == 1) continue;
+        Tensor filled = old.clone();
+        for (float& v : filled.data<float>()) {
+            state = state * 1664525 + 1013904223;
+            v = static_cast<float>(state >> 8) / (1 << 23) - 1;
+        }
+        value->constant = std::make_shared<const Tensor>(std::move(filled));
+    }
+}
+
+using Parameter = std::tuple<Case, std::string, int>;
+class CpuBackend : public testing::TestWithParam<Parameter> {};
+
+TEST_P(CpuBackend, EveryRegionWithinTolerance) {
+    const auto& [test, target, threads] = GetParam();
+    if (cpu::detect_isa() < *cpu::parse_isa(target.substr(4))) return;  // the machine's own set is tested in its place
+    auto graph = parse_graph(test.text);
+    fill(*graph);
+    passes::run(*graph, passes::portable_pipeline());
+    std::vector<Dims> shapes;
+    for (const Value* input : graph->inputs()) shapes.push_back(input->dims());
+    auto specialised = passes::specialise(*graph, shapes);
+    const std::vector<Tensor> inputs = verification::random_inputs(*specialised, 3);
+    CompileOptions options;
+    options.target = target;
+    options.threads = threads;
+    const auto program = cpu_backend().compile(std::move(specialised), options);
+    std::string listed;
+    bool found = false;
+    for (const StepInfo& step : program->steps()) {
+        listed += step.op + " by " + step.implementation + "\n";
+        found = found || step.implementation.starts_with(test.implementation);
+        EXPECT_FALSE(step.implementation.starts_with("reference.")) << step.name;
+    }
+    EXPECT_TRUE(found) << "expected " << test.implementation << " among\n" << listed;
+    std::vector<Tensor> first, second;
+    for (const VerificationRow& row : verification::verify_regions(*program, inputs, threads, &first))
+        EXPECT_TRUE(row.passed) << row.name << " by " << row.implementation << ": " << row.error << " > "
+                                << row.tolerance << " " << row.note;
+    verification::verify_regions(*program, inputs, 1, &second);
+    for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(identical(first[i], second[i])) << "differs between runs";
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CpuBackend,
+                         testing::Combine(testing::ValuesIn(kCases), testing::Values("cpu:avx2", "cpu:avx512"),
+                                          testing::Values(1, 3)),
+                         [](const auto& info) {
+                             return std::string(std::get<0>(info.param).name) + "_" +
+                                    std::get<1>(info.param).substr(4) + "_threads" +
+                                    std::to_string(std::get<2>(info.param));
+                         });
+
+// A program that computes something else must be caught, and the region named.
+TEST(Verification, CatchesAWrongRegion) {
+    class Liar final : public Program {
+      public:
+        explicit Liar(std::unique_ptr<Program> honest) : honest_(std::move(honest)) {}
+        std::span<const Port> inputs() const override { return honest_->inputs(); }
+        std::span<const Port> outputs() const override { return honest_->outputs(); }
+        int64_t arena_bytes() const override { return honest_->arena_bytes(); }
+        int64_t constant_bytes() const override { return 0; }
+        std::vector<StepInfo> steps() const override { return honest_->steps(); }
+        void run(std::span<const void* const> in, std::span<void* const> out, std::byte* arena, int n) const override {
+            honest_->run(in, out, arena, n);
+        }
+        void run_observed(std::span<const void* const> in, std::span<void* const> out, std::byte* arena, int n,
+                          const StepObserver& observer) const override {
+            StepObserver wrapped = observer;
+            wrapped.after = [&](int step, const Node& region, const ValueReader& values) {
+                struct Wrong final : ValueReader {
+                    const ValueReader& real;
+                    explicit Wrong(const ValueReader& r) : real(r) {}
+                    Tensor read(const Value& value) const override {
+                        Tensor t = real.read(value);
+                        t.data<float>()[1] *= 1 + 1e-4f;
+                        return t;
+                    }
+                };
+                observer.after(step, region, Wrong(values));
+            };
+            honest_->run_observed(in, out, arena, n, wrapped);
+        }
+        void run_profiled(std::span<const void* const> in, std::span<void* const> out, std::byte* arena, int n,
+                          std::span<double> seconds) const override {
+            honest_->run_profiled(in, out, arena, n, seconds);
+        }
+
+      private:
+        std::unique_ptr<Program> honest_;
+    };
+    auto graph =
+        parse_graph(R"(graph "g" { input %x : float32[4, 8] %y = Softmax(%x) name "attention_weights" output %y })");
+    const std::vector<Tensor> inputs = verification::random_inputs(*graph);
+    const Liar liar(cpu_backend().compile(std::move(graph), {}));
+    const auto rows = verification::verify_regions(liar, inputs, 1);
+    ASSERT_EQ(rows.size(), 1u);
+    EXPECT_FALSE(rows[0].passed);
+    EXPECT_EQ(rows[0].name, "attention_weights");
+}
+
+TEST(CpuProgram, UnknownTargetIsAnError) {
+    CompileOptions options;
+    options.target = "cpu:sse9";
+    EXPECT_THROW(
+        cpu_backend().compile(parse_graph(R"(graph "g" { input %x : float32[4] %y = Relu(%x) output %y })"), options),
+        Error);
+}
+
+TEST(CpuProgram, InputsThatAreOutputsAndRepeatedOutputs) {
+    const auto program =
+        cpu_backend().compile(parse_graph(R"(graph "g" { input %x : float32[4] const %s : int64[2] = [2, 2]
+        %y = Relu(%x) %z = Reshape(%y, %s) output %x, %y, %y, %z })"),
+                              {});
+    const float x[4] = {-1, 2, -3, 4};
+    float out[4][4] = {};
+    const void* in[] = {x};
+    void* results[] = {out[0], out[1], out[2], out[3]};
+    std::vector<std::byte> arena(static_cast<size_t>(program->arena_bytes()) + 64);
+    program->run(in, results, arena.data(), 1);
+    for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(out[0][i], x[i]);
+        for (int k = 1; k < 4; ++k) EXPECT_EQ(out[k][i], std::max(x[i], 0.0f));
+    }
+}
+
+}  // namespace
+}  // namespace planish
