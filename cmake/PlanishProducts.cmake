@@ -29,12 +29,12 @@ if(PLANISH_SHARED)
 endif()
 
 planish_sources(PLANISH_CLI_SOURCES src/cli)
-if(PLANISH_CLI AND PLANISH_CLI_SOURCES)
+if(PLANISH_CLI AND PLANISH_CLI_SOURCES AND TARGET planish_onnx)
     # The verbs form a library of their own so that tests can call them; main.cpp is all that is left outside.
     set(main ${PLANISH_CLI_SOURCES})
     list(FILTER main INCLUDE REGEX "/main\\.cpp$")
     list(FILTER PLANISH_CLI_SOURCES EXCLUDE REGEX "/main\\.cpp$")
-    add_library(planish_cli STATIC ${PLANISH_CLI_SOURCES} ${PROJECT_BINARY_DIR}/empty.cpp)
+    add_library(planish_cli STATIC ${PLANISH_CLI_SOURCES})
     target_link_libraries(planish_cli PUBLIC planish_build)
     add_executable(planish_command ${main})
     set_target_properties(planish_command PROPERTIES OUTPUT_NAME planish)
@@ -42,13 +42,13 @@ if(PLANISH_CLI AND PLANISH_CLI_SOURCES)
 endif()
 
 planish_sources(PLANISH_PYTHON_SOURCES python/src)
-if(PLANISH_PYTHON AND PLANISH_PYTHON_SOURCES)
+if(PLANISH_PYTHON AND PLANISH_PYTHON_SOURCES AND TARGET planish_cli)
     find_package(Python 3.9 REQUIRED COMPONENTS Interpreter Development.Module)
     execute_process(COMMAND ${Python_EXECUTABLE} -m nanobind --cmake_dir OUTPUT_STRIP_TRAILING_WHITESPACE
                     OUTPUT_VARIABLE nanobind_ROOT COMMAND_ERROR_IS_FATAL ANY)
     find_package(nanobind CONFIG REQUIRED)
     nanobind_add_module(planish_python NB_STATIC ${PLANISH_PYTHON_SOURCES})
-    target_link_libraries(planish_python PRIVATE planish_build)
+    target_link_libraries(planish_python PRIVATE planish_cli)
     target_link_options(planish_python PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/python.map)
     # The build tree's python/planish is a whole package: the module beside links to the Python files of the source tree, so
     # that PYTHONPATH=build/release/python imports it without an install.

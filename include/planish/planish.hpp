@@ -180,7 +180,7 @@ class PLANISH_API Engine {
 
     struct Impl;
     explicit Engine(std::shared_ptr<const Impl> impl);
-    const Impl& impl() const { return *impl_; }
+    const std::shared_ptr<const Impl>& shared_impl() const { return impl_; }
 
   private:
     std::shared_ptr<const Impl> impl_;

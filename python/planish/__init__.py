@@ -1,0 +1,13 @@
+"""Planish flattens trained networks onto the hardware: ONNX or PyTorch in, one plan out, fast on a CPU.
+
+>>> import planish
+>>> planish.build("model.onnx", "model.plan")
+>>> engine = planish.load("model.plan")
+>>> outputs = engine.run({"input": x})
+"""
+
+from ._api import Context, Engine, Plan, TensorInfo, build, load
+from ._errors import Error
+from ._planish import __version__
+
+__all__ = ["Context", "Engine", "Error", "Plan", "TensorInfo", "__version__", "build", "load"]

@@ -1,0 +1,309 @@
+"""build, load, Engine, Context, Plan: what users call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from . import _export, _planish
+from ._arrays import DTypeName, Feeds, to_user
+from ._errors import Error
+from ._progress import ProgressBar
+
+PathLike = Union[str, "os.PathLike[str]"]
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "auto")
+
+
+class TensorInfo:
+    """An input or output: `name`, `dtype` ("float32", ...) and `shape`, a tuple of sizes and, where a size is open,
+    of its symbol or expression ("N", "2*S + 1"). `shape` is None when even the rank is open. `kind` is "tensor",
+    "sequence" or "optional"."""
+
+    __slots__ = ("dtype", "kind", "name", "shape")
+
+    def __init__(self, name: str, dtype: str, kind: str, shape: list[str] | None) -> None:
+        self.name = name
+        self.dtype = DTypeName(dtype)
+        self.kind = kind
+        self.shape = None if shape is None else tuple(int(d) if d.isdigit() else d for d in shape)
+
+    def __repr__(self) -> str:
+        shape = "any shape" if self.shape is None else ", ".join(str(d) for d in self.shape)
+        return f"<{self.name}: {self.dtype}[{shape}]{'' if self.kind == 'tensor' else ' ' + self.kind}>"
+
+
+class Plan:
+    """A built plan in memory: `save` it, `load` it, read its `report`."""
+
+    def __init__(self, raw: _planish.Plan) -> None:
+        self._raw = raw
+
+    def save(self, path: PathLike) -> None:
+        """Writes the plan; `path` holds the former file or the whole plan, nothing between. Errors: io_error."""
+        self._raw.save(os.fspath(path))
+
+    def bytes(self) -> bytes:
+        """The content of the .plan file."""
+        return self._raw.bytes()
+
+    __bytes__ = bytes
+
+    @property
+    def report(self) -> dict:
+        """passes, layers, verification (rows), seconds (by stage), warnings."""
+        return self._raw.report()
+
+    def __str__(self) -> str:
+        """The optimised graph as text."""
+        return self._raw.text()
+
+    def __repr__(self) -> str:
+        report = self.report
+        return f"<planish.Plan: {len(report['layers'])} regions, {len(report['verification'])} verified>"
+
+
+class _Runner:
+    """What Engine and Context share: running by name or by position."""
+
+    _raw: Any
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    def run(
+        self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None, stream: int | None = None
+    ) -> dict:
+        """Runs once.
+
+        feeds: array by input name: NumPy, or anything with DLPack or __array__ (a torch CPU tensor); contiguous CPU
+            memory is used in place. A sequence input takes a list of arrays.
+        outputs: arrays to write into, by output name; only these outputs are delivered, and they are what is returned.
+        stream: a CUDA stream handle; an error on the CPU.
+
+        Returns the outputs by name, as NumPy arrays that own their memory. Errors: invalid_argument for a missing or
+        unknown name, a wrong dtype or shape.
+        """
+        if stream is not None:
+            raise Error("unsupported", "stream= needs an engine on a CUDA device, this one runs on the CPU")
+        if not isinstance(feeds, Mapping):
+            raise Error(
+                "invalid_argument",
+                f"feeds is a {type(feeds).__name__}, expected a dict of arrays by input name",
+                "the inputs are: " + ", ".join(repr(i.name) for i in self.inputs),
+            )
+        kinds = {info.name: info.kind for info in self.inputs}
+        rows = Feeds()
+        for name, value in feeds.items():
+            rows.add(str(name), value, kinds.get(name, "tensor"))
+        if outputs is not None:
+            targets = Feeds()
+            for name, value in outputs.items():
+                targets.add_target(str(name), value)
+            self._raw.run_into(rows.rows, targets.rows)
+            return dict(outputs)
+        results = self._raw.run(rows.rows)
+        return {info.name: to_user(value) for info, value in zip(self.outputs, results)}
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """Positional (or keyword) inputs; one output comes bare, several as a tuple."""
+        if len(arrays) > len(self.inputs):
+            raise Error(
+                "invalid_argument",
+                f"{len(arrays)} arrays for {len(self.inputs)} inputs",
+                "the inputs are: " + ", ".join(repr(i.name) for i in self.inputs),
+            )
+        feeds = {info.name: array for info, array in zip(self.inputs, arrays)}
+        for name in named:
+            if name in feeds:
+                raise Error("invalid_argument", f"input '{name}' is given by position and by name")
+        results = tuple(self.run({**feeds, **named}).values())
+        return results[0] if len(results) == 1 else results
+
+
+class Context(_Runner):
+    """Scratch memory for one run at a time: one for each thread. Weights are shared with its engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self._raw = engine._raw.create_context()
+
+
+class Engine(_Runner):
+    """A loaded plan. Immutable; may be used by many threads at once."""
+
+    def __init__(self, raw: _planish.Engine) -> None:
+        self._raw = raw
+        self.inputs = tuple(TensorInfo(*row) for row in raw.inputs())
+        self.outputs = tuple(TensorInfo(*row) for row in raw.outputs())
+
+    def create_context(self) -> Context:
+        """A context of this engine: one for each thread."""
+        return Context(self)
+
+    def prepare(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Compiles for these input shapes, so that the first run with them does not wait."""
+        self._raw.prepare(self._ordered(shapes))
+
+    def layers(self, shapes: Mapping[str, Sequence[int]]) -> list[dict]:
+        """Where and how each region runs for these input shapes; empty when the interpreter runs the plan."""
+        return self._raw.layers(self._ordered(shapes))
+
+    @property
+    def info(self) -> dict:
+        """device, target, threads, sizes in bytes, provenance."""
+        return self._raw.info()
+
+    def _ordered(self, shapes: Mapping[str, Sequence[int]]) -> list[list[int]]:
+        missing = [i.name for i in self.inputs if i.name not in shapes]
+        if missing:
+            raise Error("invalid_argument", f"no shape for input '{missing[0]}'")
+        return [[int(d) for d in shapes[i.name]] for i in self.inputs]
+
+    def __repr__(self) -> str:
+        return f"<planish.Engine on {self.info['device']}: {list(self.inputs)} -> {list(self.outputs)}>"
+
+
+def _shape_ranges(shapes: Mapping[str, Any] | None) -> dict[str, list[list[int]]]:
+    ranges = {}
+    for name, value in (shapes or {}).items():
+        try:
+            fixed = all(isinstance(d, (int, np.integer)) for d in value)
+            rows = [value] * 3 if fixed else value
+            low, opt, high = ([int(d) for d in row] for row in rows)
+        except (TypeError, ValueError) as error:
+            raise Error(
+                "invalid_argument",
+                f"shapes['{name}'] is {value!r}",
+                "give (min, opt, max), each a tuple of sizes, or one tuple for a fixed shape",
+            ) from error
+        ranges[name] = [low, opt, high]
+    return ranges
+
+
+def build(
+    model: Any,
+    output: PathLike | None = None,
+    *,
+    target: str | Sequence[str] = "cpu",
+    precision: str = "fp32",
+    shapes: Mapping[str, Any] | None = None,
+    calibration: Any = None,
+    accuracy_budget: float | None = None,
+    sparsity: Any = None,
+    timing_cache: PathLike | None = None,
+    progress: bool | Callable[[str, str, float], Any] = True,
+    example_inputs: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    verify: bool = True,
+    samples: Iterable[Mapping[str, Any]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    disabled_passes: Sequence[str] = (),
+    disabled_implementations: Sequence[str] = (),
+    only_reference: bool = False,
+) -> Plan:
+    """Compiles a model to a plan, checking it against the reference interpreter on the way.
+
+    model: path of an ONNX file, its bytes, an onnx.ModelProto, or a torch.nn.Module (with example_inputs).
+    output: where to write the .plan; None: only in memory.
+    target: "cpu", "cpu:avx2", "cpu:avx512", or a list of them.
+    precision: "fp32".
+    shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
+    progress: True for a bar on a terminal, or a function of (stage, detail, fraction); returning False cancels.
+    example_inputs: a tensor, a tuple of them, or a dict by argument name; for a torch.nn.Module.
+    input_names, output_names: names of a torch.nn.Module's inputs and outputs; default: its forward's argument names.
+    verify: compare every region and output with the reference; over tolerance is an error and nothing is written.
+    samples: inputs by name to verify with; default: random ones.
+    metadata: kept in the plan.
+
+    Errors: not_found, io_error, invalid_model, unsupported, verification_failed, invalid_argument.
+    """
+    for name, value in (
+        ("calibration", calibration),
+        ("accuracy_budget", accuracy_budget),
+        ("sparsity", sparsity),
+        ("timing_cache", timing_cache),
+    ):
+        if value is not None:
+            raise Error(
+                "unsupported",
+                f"{name}= is not available in this version of Planish",
+                'leave it out; precision "fp32" needs none',
+            )
+    if precision not in PRECISIONS:
+        raise Error("invalid_argument", f"unknown precision {precision!r}", "precisions are " + ", ".join(PRECISIONS))
+    ranges = _shape_ranges(shapes)
+    bar = ProgressBar() if progress is True else None
+    feeds = []
+    for sample in samples or ():
+        feeds.append(Feeds())
+        for name, value in sample.items():
+            feeds[-1].add(name, value)
+    options = {
+        "targets": [target] if isinstance(target, str) else list(target),
+        "precision": precision,
+        "shapes": ranges,
+        "threads": threads or 0,
+        "verify": verify,
+        "metadata": [(str(k), str(v)) for k, v in (metadata or {}).items()],
+        "disabled_passes": list(disabled_passes),
+        "disabled_implementations": list(disabled_implementations),
+        "only_reference": only_reference,
+        "samples": [f.rows for f in feeds],
+        "progress": (bar if bar.active else None) if bar else (progress if callable(progress) else None),
+    }
+    try:
+        with _export.temporary_folder() as folder:
+            if _export.is_torch_module(model):
+                model = _export.export_torch(model, example_inputs, ranges, folder, input_names, output_names)
+            elif _export.is_model_proto(model):
+                model = _export.serialise_proto(model, folder)
+            if isinstance(model, (bytes, bytearray, memoryview)):
+                raw = _planish.build_bytes(bytes(model), options)
+            elif isinstance(model, (str, os.PathLike)):
+                raw = _planish.build_path(os.fspath(model), options)
+            else:
+                raise Error(
+                    "invalid_argument",
+                    f"cannot build from a {type(model).__name__}",
+                    "give a path, bytes, an onnx.ModelProto or a torch.nn.Module",
+                )
+    finally:
+        if bar is not None:
+            bar.close()
+    plan = Plan(raw)
+    if output is not None:
+        plan.save(output)
+    return plan
+
+
+def load(
+    plan: PathLike | bytes | Plan,
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    cached_shapes: int = 16,
+    only_reference: bool = False,
+) -> Engine:
+    """Loads a plan: a path (the file is mapped), its bytes, or what `build` returned.
+
+    device: "auto", "cpu", "cpu:avx2"; a device that is not there is an error.
+    threads: that one run may use; None: as many as the process may use.
+    cached_shapes: programs kept, one for each set of input shapes.
+    only_reference: run in the reference interpreter.
+
+    Errors: not_found, io_error, invalid_plan, unsupported.
+    """
+    if threads is not None and threads < 1:
+        raise Error("invalid_argument", f"threads is {threads}", "give a positive number or None")
+    arguments = (device, threads or 0, cached_shapes, only_reference)
+    if isinstance(plan, Plan):
+        return Engine(_planish.load_plan(plan._raw, *arguments))
+    if isinstance(plan, (bytes, bytearray, memoryview)):
+        return Engine(_planish.load_bytes(bytes(plan), *arguments))
+    if isinstance(plan, (str, os.PathLike)):
+        return Engine(_planish.load_path(os.fspath(plan), *arguments))
+    raise Error("invalid_argument", f"cannot load a {type(plan).__name__}", "give a path, bytes or a planish.Plan")

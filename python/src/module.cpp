@@ -1,0 +1,304 @@
+// planish._planish: the C++ library as the package's Python side sees it. Users see python/planish/*.py.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+
+#include "cli/cli.hpp"
+#include "convert.hpp"
+#include "plan/contents.hpp"
+#include "runtime/engine_impl.hpp"
+
+namespace planish::python {
+namespace {
+
+std::span<const std::byte> span_of(const nb::bytes& bytes) {
+    return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
+}
+
+/// planish::Error -> planish.Error(code, message, hint).
+void translate(const std::exception_ptr& thrown, void*) {
+    try {
+        std::rethrow_exception(thrown);
+    } catch (const Error& error) {
+        const nb::object type = nb::module_::import_("planish._errors").attr("Error");
+        const nb::object instance = type(std::string(to_string(error.code())), error.message(), error.hint());
+        PyErr_SetObject(type.ptr(), instance.ptr());
+    }
+}
+
+/// Contexts that are free at the moment, so that Engine.run from many threads neither waits nor allocates arenas anew.
+class EngineHandle {
+  public:
+    explicit EngineHandle(Engine engine) : engine_(std::move(engine)) {}
+
+    const Engine& engine() const { return engine_; }
+
+    template <typename Fn>
+    auto with_context(Fn&& fn) {
+        Context::Impl* raw = nullptr;
+        std::unique_ptr<Context::Impl> context = take();
+        raw = context.get();
+        auto result = fn(*raw);
+        const std::lock_guard lock(mutex_);
+        if (idle_.size() < 64) idle_.push_back(std::move(context));
+        return result;
+    }
+
+  private:
+    std::unique_ptr<Context::Impl> take() {
+        {
+            const std::lock_guard lock(mutex_);
+            if (!idle_.empty()) {
+                auto context = std::move(idle_.back());
+                idle_.pop_back();
+                return context;
+            }
+        }
+        return std::make_unique<Context::Impl>(engine_.shared_impl());
+    }
+
+    Engine engine_;
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Context::Impl>> idle_;
+};
+
+/// Runs without the GIL; the caller's arrays are held by the frames above.
+nb::list run(Context::Impl& context, nb::dict feeds) {
+    const std::map<std::string, RefValue> inputs = from_feeds(feeds);
+    std::vector<RefValue> results;
+    {
+        const nb::gil_scoped_release release;
+        results = context.run_values(inputs);
+    }
+    nb::list list;
+    for (RefValue& value : results) list.append(to_python(std::move(value)));
+    return list;
+}
+
+TensorView view_of(const RefValue& value, const std::string& name) {
+    if (value.kind != Kind::tensor || value.tensor.dtype() == DType::string)
+        fail(ErrorCode::unsupported, "'" + name + "' has no flat memory to write into", "leave it out of `outputs`");
+    return {value.tensor.dtype(), value.tensor.dims(), const_cast<void*>(value.tensor.raw())};
+}
+
+void run_into(Context::Impl& context, nb::dict feeds, nb::dict outputs) {
+    const std::map<std::string, RefValue> inputs = from_feeds(feeds), targets = from_feeds(outputs);
+    std::vector<NamedView> in, out;
+    for (const auto& [name, value] : inputs) {
+        if (value.kind == Kind::tensor && value.tensor.dtype() == DType::string)
+            in.push_back(
+                {name, {DType::string, value.tensor.dims(), const_cast<std::string*>(value.tensor.strings().data())}});
+        else
+            in.push_back({name, view_of(value, name)});
+    }
+    for (const auto& [name, value] : targets) out.push_back({name, view_of(value, name)});
+    const nb::gil_scoped_release release;
+    context.run(in, out);
+}
+
+nb::dict to_dict(const EngineInfo& info) {
+    nb::dict d;
+    d["device"] = info.device;
+    d["target"] = info.target;
+    d["compiled_at_load"] = info.compiled_at_load;
+    d["threads"] = info.threads;
+    d["weight_bytes"] = info.weight_bytes;
+    d["packed_bytes"] = info.packed_bytes;
+    d["arena_bytes"] = info.arena_bytes;
+    d["programs"] = info.programs;
+    d["interpreted"] = info.interpreted;
+    nb::dict provenance;
+    for (const auto& [key, value] : info.provenance) provenance[key.c_str()] = value;
+    d["provenance"] = provenance;
+    return d;
+}
+
+nb::dict to_dict(const LayerRow& row) {
+    nb::dict d;
+    d["name"] = row.name;
+    d["layers"] = row.layers;
+    d["op"] = row.op;
+    d["implementation"] = row.implementation;
+    d["placement"] = row.placement;
+    d["dtype"] = std::string(to_string(row.dtype));
+    d["flops"] = row.flops;
+    d["bytes"] = row.bytes;
+    d["refused"] = row.refused;
+    return d;
+}
+
+nb::dict to_dict(const BuildReport& report) {
+    nb::dict d;
+    nb::list passes, layers, verification;
+    for (const PassRow& row : report.passes) {
+        nb::dict r;
+        r["name"] = row.name;
+        r["changes"] = row.changes;
+        r["seconds"] = row.seconds;
+        passes.append(r);
+    }
+    for (const LayerRow& row : report.layers) layers.append(to_dict(row));
+    for (const VerificationRow& row : report.verification) {
+        nb::dict r;
+        r["name"] = row.name;
+        r["layers"] = row.layers;
+        r["implementation"] = row.implementation;
+        r["error"] = row.error;
+        r["tolerance"] = row.tolerance;
+        r["passed"] = row.passed;
+        r["note"] = row.note;
+        verification.append(r);
+    }
+    d["passes"] = passes;
+    d["layers"] = layers;
+    d["verification"] = verification;
+    nb::dict seconds;
+    for (const auto& [stage, time] : report.seconds) seconds[stage.c_str()] = time;
+    d["seconds"] = seconds;
+    d["warnings"] = report.warnings;
+    return d;
+}
+
+nb::list infos(std::span<const TensorInfo> rows) {
+    nb::list list;
+    for (const TensorInfo& row : rows)
+        list.append(nb::make_tuple(row.name, std::string(to_string(row.dtype)), row.kind,
+                                   row.ranked ? nb::cast(row.shape) : nb::none()));
+    return list;
+}
+
+/// The dict that planish.build assembles -> BuildOptions. Samples are borrowed from it.
+BuildOptions build_options(nb::dict given) {
+    BuildOptions options;
+    options.targets = nb::cast<std::vector<std::string>>(given["targets"]);
+    options.precision = nb::cast<std::string>(given["precision"]);
+    using Range = std::vector<Dims>;
+    for (auto& [name, range] : nb::cast<std::map<std::string, Range>>(given["shapes"]))
+        options.shapes[name] = {range.at(0), range.at(1), range.at(2)};
+    options.threads = nb::cast<int>(given["threads"]);
+    options.verify = nb::cast<bool>(given["verify"]);
+    options.metadata = nb::cast<StringPairs>(given["metadata"]);
+    options.disabled_passes = nb::cast<std::vector<std::string>>(given["disabled_passes"]);
+    options.disabled_implementations = nb::cast<std::vector<std::string>>(given["disabled_implementations"]);
+    options.only_reference = nb::cast<bool>(given["only_reference"]);
+    for (nb::handle sample : nb::cast<nb::list>(given["samples"])) {
+        TensorMap map;
+        for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
+        options.samples.push_back(std::move(map));
+    }
+    const nb::object progress = given["progress"];
+    // Also without a progress function: lets Ctrl-C end a long build.
+    options.progress = [progress](const Progress& p) {
+        const nb::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        if (progress.is_none()) return true;
+        const nb::object answer = progress(std::string(p.stage), std::string(p.detail), p.fraction);
+        return !answer.is(nb::handle(Py_False));
+    };
+    return options;
+}
+
+template <typename Build>
+Plan build_without_gil(nb::dict given, Build&& build) {
+    BuildOptions options = build_options(given);
+    struct Restore {  // the options hold Python objects: they must go while the GIL is held
+        BuildOptions& options;
+        ~Restore() { options.progress = nullptr; }
+    } restore{options};
+    const nb::gil_scoped_release release;
+    return build(options);
+}
+
+LoadOptions load_options(const std::string& device, int threads, int cached_shapes, bool only_reference) {
+    return {device, threads, cached_shapes, only_reference};
+}
+
+}  // namespace
+
+NB_MODULE(_planish, m) {
+    nb::register_exception_translator(translate);
+    m.attr("__version__") = std::string(version());
+
+    nb::class_<Plan>(m, "Plan")
+        .def(
+            "save", [](const Plan& plan, const std::string& path) { plan.save(path); },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def("bytes",
+             [](const Plan& plan) {
+                 std::vector<std::byte> bytes;
+                 {
+                     const nb::gil_scoped_release release;
+                     bytes = plan.bytes();
+                 }
+                 return nb::bytes(bytes.data(), bytes.size());
+             })
+        .def("report", [](const Plan& plan) { return to_dict(plan.report()); })
+        .def("text", [](const Plan& plan) { return print(*plan.contents()->graph); });
+
+    m.def("build_path", [](const std::string& path, nb::dict options) {
+        return build_without_gil(options, [&](const BuildOptions& o) { return build(std::filesystem::path(path), o); });
+    });
+    m.def("build_bytes", [](const nb::bytes& model, nb::dict options) {
+        return build_without_gil(options, [&](const BuildOptions& o) { return build(span_of(model), o); });
+    });
+
+    nb::class_<Context::Impl>(m, "Context").def("run", &run).def("run_into", &run_into);
+
+    nb::class_<EngineHandle>(m, "Engine")
+        .def("inputs", [](const EngineHandle& e) { return infos(e.engine().inputs()); })
+        .def("outputs", [](const EngineHandle& e) { return infos(e.engine().outputs()); })
+        .def("run",
+             [](EngineHandle& e, nb::dict feeds) { return e.with_context([&](auto& c) { return run(c, feeds); }); })
+        .def("run_into",
+             [](EngineHandle& e, nb::dict feeds, nb::dict outputs) {
+                 e.with_context([&](auto& c) {
+                     run_into(c, feeds, outputs);
+                     return 0;
+                 });
+             })
+        .def("create_context",
+             [](const EngineHandle& e) { return std::make_unique<Context::Impl>(e.engine().shared_impl()); })
+        .def(
+            "prepare", [](const EngineHandle& e, const std::vector<Dims>& shapes) { e.engine().prepare(shapes); },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def("layers",
+             [](const EngineHandle& e, const std::vector<Dims>& shapes) {
+                 std::vector<LayerRow> rows;
+                 {
+                     const nb::gil_scoped_release release;
+                     rows = e.engine().layers(shapes);
+                 }
+                 nb::list list;
+                 for (const LayerRow& row : rows) list.append(to_dict(row));
+                 return list;
+             })
+        .def("info", [](const EngineHandle& e) { return to_dict(e.engine().info()); });
+
+    m.def("load_path", [](const std::string& path, const std::string& device, int threads, int cached, bool reference) {
+        const nb::gil_scoped_release release;
+        return new EngineHandle(load(std::filesystem::path(path), load_options(device, threads, cached, reference)));
+    });
+    m.def("load_bytes", [](const nb::bytes& bytes, const std::string& device, int threads, int cached, bool reference) {
+        const auto span = span_of(bytes);
+        const nb::gil_scoped_release release;
+        return new EngineHandle(load(span, load_options(device, threads, cached, reference)));
+    });
+    m.def("load_plan", [](const Plan& plan, const std::string& device, int threads, int cached, bool reference) {
+        const nb::gil_scoped_release release;
+        return new EngineHandle(load(plan, load_options(device, threads, cached, reference)));
+    });
+
+    m.def("cli_main", [](const std::vector<std::string>& arguments) {
+        std::vector<const char*> argv;
+        for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+        const nb::gil_scoped_release release;
+        return cli::run(static_cast<int>(argv.size()), argv.data());
+    });
+}
+
+}  // namespace planish::python

@@ -1,0 +1,138 @@
+// `planish build`: model in, verified plan out.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cli/common.hpp"
+#include "cli/terminal.hpp"
+#include "passes/pass.hpp"
+
+namespace planish::cli {
+namespace {
+
+struct Options {
+    std::string model, output;
+    std::vector<std::string> shapes, metadata, samples;
+    BuildOptions build;
+    bool no_verify = false, list_passes = false, json = false, quiet = false;
+};
+
+int list_passes() {
+    Table table({"pass", "why here"});
+    for (const passes::Pass& pass : passes::portable_pipeline())
+        table.add({std::string(pass.name), std::string(pass.why)});
+    fmt::print("{}", table.text());
+    return 0;
+}
+
+void print_json(const Options& options, const BuildReport& report, int64_t bytes) {
+    Json result = {{"plan", options.output}, {"bytes", bytes}};
+    Json passes = Json::array(), layers = Json::array(), verification = Json::array(), seconds = Json::object();
+    for (const PassRow& row : report.passes)
+        passes.push_back({{"name", row.name}, {"changes", row.changes}, {"seconds", row.seconds}});
+    for (const LayerRow& row : report.layers) layers.push_back(to_json(row));
+    for (const VerificationRow& row : report.verification) verification.push_back(to_json(row));
+    for (const auto& [stage, time] : report.seconds) seconds[stage] = time;
+    result["seconds"] = seconds;
+    result["warnings"] = report.warnings;
+    result["passes"] = passes;
+    result["layers"] = layers;
+    result["verification"] = verification;
+    fmt::print("{}\n", result.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+void print_text(const Options& options, const BuildReport& report, int64_t bytes) {
+    double seconds = 0;
+    std::string stages;
+    for (const auto& [stage, time] : report.seconds) {
+        seconds += time;
+        stages += fmt::format("{}{} {}", stages.empty() ? "" : ", ", stage, format_seconds(time));
+    }
+    const auto reference = std::count_if(report.layers.begin(), report.layers.end(), [](const LayerRow& row) {
+        return row.implementation.starts_with("reference");
+    });
+    fmt::print("{} {} ({}) in {}: {}\n", paint("wrote", Colour::green), options.output, format_bytes(bytes),
+               format_seconds(seconds), stages);
+    fmt::print("{} regions, {} of them in the reference interpreter\n", report.layers.size(), reference);
+    double worst = 0;
+    const VerificationRow* where = nullptr;
+    for (const VerificationRow& row : report.verification)
+        if (row.tolerance > 0 && row.error / row.tolerance >= worst) worst = row.error / row.tolerance, where = &row;
+    if (where)
+        fmt::print("verified {} regions and outputs; closest to its tolerance: {} (error {:.2g}, tolerance {:.2g})\n",
+                   report.verification.size(), where->name, where->error, where->tolerance);
+    for (const std::string& warning : report.warnings)
+        fmt::print(stderr, "{} {}\n", paint("warning:", Colour::yellow, stderr), warning);
+}
+
+int run_build(Options& options) {
+    if (options.list_passes) return list_passes();
+    if (options.model.empty())
+        fail(ErrorCode::invalid_argument, "no model given", "planish build MODEL.onnx -o MODEL.plan");
+    if (options.output.empty())
+        options.output = std::filesystem::path(options.model).replace_extension(".plan").string();
+    BuildOptions& build_options = options.build;
+    build_options.shapes = parse_shapes(options.shapes);
+    build_options.verify = !options.no_verify;
+    for (const std::string& text : options.metadata)
+        build_options.metadata.push_back(split_assignment(text, "--metadata"));
+    for (const std::string& text : options.samples) build_options.samples.push_back(read_inputs({text}));
+    ProgressLine line(!options.quiet && !options.json);
+    build_options.progress = [&](const Progress& p) {
+        line.update(p.stage, p.detail, p.fraction);
+        return true;
+    };
+    const Plan plan = build(std::filesystem::path(options.model), build_options);
+    line.update("write", options.output, 1);
+    plan.save(options.output);
+    line.clear();
+    const auto bytes = static_cast<int64_t>(std::filesystem::file_size(options.output));
+    if (options.json)
+        print_json(options, plan.report(), bytes);
+    else if (!options.quiet)
+        print_text(options, plan.report(), bytes);
+    return 0;
+}
+
+}  // namespace
+
+Verb add_build(CLI::App& app) {
+    auto options = std::make_shared<Options>();
+    CLI::App* verb = app.add_subcommand("build", "Compile an ONNX model to a plan and verify it");
+    verb->footer(
+        "Examples:\n"
+        "  planish build mobilenet_v2.onnx -o mobilenet_v2.plan\n"
+        "  planish build bert.onnx --shape input_ids=1x8:1x128:8x512 --shape attention_mask=1x8:1x128:8x512\n"
+        "  planish build model.onnx --dump-after all --dump-folder passes/");
+    verb->add_option("model", options->model, "ONNX file");
+    verb->add_option("-o,--output", options->output, "Where the plan goes (default: MODEL.plan)");
+    verb->add_option("--target", options->build.targets, "cpu, cpu:avx2, cpu:avx512; may be repeated")
+        ->take_all()
+        ->allow_extra_args(false);
+    verb->add_option("--precision", options->build.precision, "fp32 (default)");
+    verb->add_option("--shape", options->shapes,
+                     "NAME=SHAPE or NAME=MIN:OPT:MAX, sizes with x between; may be repeated")
+        ->allow_extra_args(false);
+    verb->add_option("--threads", options->build.threads, "Threads to build with (default: all)")
+        ->check(CLI::NonNegativeNumber);
+    verb->add_flag("--no-verify", options->no_verify, "Do not compare with the reference interpreter");
+    verb->add_option("--sample", options->samples, ".npz of inputs to verify with (default: random)")
+        ->allow_extra_args(false);
+    verb->add_option("--metadata", options->metadata, "KEY=VALUE kept in the plan; may be repeated")
+        ->allow_extra_args(false);
+    verb->add_option("--disable-pass", options->build.disabled_passes, "Skip a pass; may be repeated")
+        ->allow_extra_args(false);
+    verb->add_option("--disable", options->build.disabled_implementations,
+                     "Do not use kernels whose name begins so; may be repeated")
+        ->allow_extra_args(false);
+    verb->add_flag("--only-reference", options->build.only_reference, "Run everything in the reference interpreter");
+    verb->add_option("--dump-after", options->build.dump_after, "Write the graph's text after a pass, or 'all'")
+        ->allow_extra_args(false);
+    verb->add_option("--dump-folder", options->build.dump_folder, "Where the dumps go (default: .)");
+    verb->add_flag("--list-passes", options->list_passes, "Print the passes in order, each with its reason");
+    verb->add_flag("--json", options->json, "Print the report as JSON");
+    verb->add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
+    return [options] { return run_build(*options); };
+}
+
+}  // namespace planish::cli

@@ -1,0 +1,139 @@
+// Parsing of shapes and inputs, JSON of rows.
+#include "cli/common.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "build/verify.hpp"
+#include "cli/npy.hpp"
+#include "passes/pass.hpp"
+
+namespace planish::cli {
+
+std::pair<std::string, std::string> split_assignment(const std::string& text, const std::string& option) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0)
+        fail(ErrorCode::invalid_argument, fmt::format("{} {}: expected NAME=VALUE", option, text));
+    return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+Dims parse_dims(const std::string& text, const std::string& option) {
+    Dims dims;
+    if (text == "scalar") return dims;
+    const char* at = text.data();
+    const char* end = at + text.size();
+    for (;;) {
+        int64_t value = 0;
+        const auto [next, error] = std::from_chars(at, end, value);
+        if (error != std::errc() || value < 0 || (next != end && *next != 'x' && *next != ','))
+            fail(ErrorCode::invalid_argument, fmt::format("{}: '{}' is not a shape", option, text),
+                 "write sizes with x between them, e.g. 1x3x224x224");
+        dims.push_back(value);
+        if (next == end) return dims;
+        at = next + 1;
+    }
+}
+
+std::map<std::string, ShapeRange> parse_shapes(const std::vector<std::string>& texts) {
+    std::map<std::string, ShapeRange> result;
+    for (const std::string& text : texts) {
+        // Names may hold ':' and '=' themselves, so the last '=' separates.
+        const size_t equals = text.rfind('=');
+        if (equals == std::string::npos || equals == 0)
+            fail(ErrorCode::invalid_argument, "--shape " + text + ": expected NAME=SHAPE or NAME=MIN:OPT:MAX");
+        const std::string name = text.substr(0, equals);
+        std::vector<Dims> parts;
+        for (size_t at = equals + 1;;) {
+            const size_t colon = text.find(':', at);
+            parts.push_back(
+                parse_dims(text.substr(at, colon == std::string::npos ? colon : colon - at), "--shape " + name));
+            if (colon == std::string::npos) break;
+            at = colon + 1;
+        }
+        if (parts.size() == 1) parts.resize(3, parts[0]);
+        if (parts.size() != 3)
+            fail(ErrorCode::invalid_argument, "--shape " + text + ": give one shape, or minimum:optimum:maximum");
+        result[name] = {parts[0], parts[1], parts[2]};
+    }
+    return result;
+}
+
+TensorMap read_inputs(const std::vector<std::string>& texts) {
+    TensorMap result;
+    for (const std::string& text : texts) {
+        if (text.ends_with(".npz") && text.find('=') == std::string::npos) {
+            for (auto& [name, tensor] : read_npz(text)) result[name] = tensor;
+        } else {
+            const auto [name, path] = split_assignment(text, "--input");
+            result[name] = read_npy(path);
+        }
+    }
+    return result;
+}
+
+std::vector<Dims> input_shapes(const plan::PlanContents& contents, const std::map<std::string, ShapeRange>& shapes,
+                               const TensorMap& inputs) {
+    const auto& known = contents.graph->inputs();
+    std::string names;
+    for (const Value* value : known) names += (names.empty() ? "" : ", ") + value->name;
+    for (const auto& [name, range] : shapes)
+        if (std::none_of(known.begin(), known.end(), [&](const Value* v) { return v->name == name; }))
+            fail(ErrorCode::invalid_argument, "there is no input named '" + name + "'", "the inputs are: " + names);
+    std::vector<Dims> result;
+    for (size_t i = 0; i < known.size(); ++i) {
+        const Value& value = *known[i];
+        if (const auto input = inputs.find(value.name); input != inputs.end()) {
+            result.push_back(input->second.dims());
+        } else if (const auto given = shapes.find(value.name); given != shapes.end()) {
+            result.push_back(given->second.opt);
+        } else if (!contents.profiles.empty()) {
+            result.push_back(contents.profiles[0].opt[i]);
+        } else if (value.has_static_shape()) {
+            result.push_back(value.dims());
+        } else {
+            fail(ErrorCode::invalid_argument,
+                 "the shape of input '" + value.name + "' is open: " + to_string(value.type),
+                 "give it with --shape " + value.name + "=...");
+        }
+    }
+    return result;
+}
+
+void add_random_inputs(const plan::PlanContents& contents, const std::vector<Dims>& shapes, TensorMap& inputs) {
+    const auto bound = passes::specialise(*contents.graph, shapes);
+    const std::vector<Tensor> random = verification::random_inputs(*bound);
+    for (size_t i = 0; i < random.size(); ++i) inputs.try_emplace(contents.graph->inputs()[i]->name, random[i]);
+}
+
+std::string shape_text(const TensorInfo& info) {
+    std::string shape = info.ranked ? "" : "*";
+    for (const std::string& d : info.shape) shape += (shape.empty() ? "" : ", ") + d;
+    return fmt::format("{}{}[{}]", info.kind == "tensor" ? "" : info.kind + " of ", to_string(info.dtype), shape);
+}
+
+Json to_json(const StringPairs& pairs) {
+    Json object = Json::object();
+    for (const auto& [key, value] : pairs) object[key] = value;
+    return object;
+}
+
+Json to_json(const LayerRow& row) {
+    return {{"name", row.name},
+            {"layers", row.layers},
+            {"op", row.op},
+            {"implementation", row.implementation},
+            {"placement", row.placement},
+            {"dtype", to_string(row.dtype)},
+            {"flops", row.flops},
+            {"bytes", row.bytes},
+            {"refused", to_json(row.refused)}};
+}
+
+Json to_json(const VerificationRow& row) {
+    return {{"name", row.name},   {"layers", row.layers},       {"implementation", row.implementation},
+            {"error", row.error}, {"tolerance", row.tolerance}, {"passed", row.passed},
+            {"note", row.note}};
+}
+
+}  // namespace planish::cli

@@ -1,0 +1,164 @@
+// The command line without a model: usage, exit codes, messages; .npy and .npz files.
+#include "cli/cli.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "cli/common.hpp"
+#include "cli/npy.hpp"
+#include "plan/plan_io.hpp"
+
+namespace planish::cli {
+namespace {
+
+using testing::HasSubstr;
+
+struct Result {
+    int code;
+    std::string out, err;
+};
+
+Result planish_run(std::vector<std::string> words) {
+    words.insert(words.begin(), "planish");
+    std::vector<const char*> argv;
+    for (const std::string& word : words) argv.push_back(word.c_str());
+    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
+    const int code = run(static_cast<int>(argv.size()), argv.data());
+    std::fflush(stdout);
+    Result result{code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+    return result;
+}
+
+class Cli : public testing::Test {
+  protected:
+    void SetUp() override {
+        folder_ = std::filesystem::path(testing::TempDir()) /
+                  ("planish_cli_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+        std::filesystem::create_directories(folder_);
+        plan::PlanContents contents;
+        contents.graph = parse_graph(R"(graph "g" {
+            input %x : float32[N, 3]
+            const %w : float32[3, 2] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+            %y = MatMul(%x, %w) name "fc"
+            output %y
+        })");
+        contents.profiles = {{{{1, 3}}, {{2, 3}}, {{8, 3}}}};
+        plan::write(contents, folder_ / "g.plan");
+    }
+    void TearDown() override { std::filesystem::remove_all(folder_); }
+    std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+    std::filesystem::path folder_;
+};
+
+TEST_F(Cli, UsageErrorsExitWith2) {
+    EXPECT_EQ(planish_run({}).code, 2);
+    EXPECT_EQ(planish_run({"frobnicate"}).code, 2);
+    EXPECT_EQ(planish_run({"run"}).code, 2);
+    EXPECT_EQ(planish_run({"bench", path("g.plan"), "--threads", "zero"}).code, 2);
+    EXPECT_EQ(planish_run({"build", "--help"}).code, 0);
+    EXPECT_THAT(planish_run({"build", "--help"}).out, HasSubstr("Examples:"));
+    EXPECT_THAT(planish_run({"--version"}).out, HasSubstr("planish "));
+}
+
+TEST_F(Cli, FailuresExitWith1AndSayWhatToDo) {
+    const Result missing = planish_run({"run", path("no.plan")});
+    EXPECT_EQ(missing.code, 1);
+    EXPECT_THAT(missing.err, HasSubstr("no.plan"));
+    EXPECT_EQ(missing.out, "");
+    std::ofstream(path("text.plan")) << "hello\n";
+    const Result text = planish_run({"inspect", path("text.plan"), "--json"});
+    EXPECT_EQ(text.code, 1);
+    EXPECT_THAT(text.err, HasSubstr("text"));
+    EXPECT_EQ(Json::parse(text.out)["error"]["code"], "invalid_plan");
+    EXPECT_EQ(planish_run({"build", path("no.onnx")}).code, 1);
+    EXPECT_FALSE(std::filesystem::exists(path("no.plan")));
+}
+
+TEST_F(Cli, RunsFromFilesToFiles) {
+    const std::vector<float> x = {1, 0, 0, 0, 0, 1};
+    write_npy(path("x.npy"), Tensor::from<float>(x, {2, 3}));
+    const Result result = planish_run({"run", path("g.plan"), "--input", "x=" + path("x.npy"), "--output",
+                                       "y=" + path("y.npy"), "--output", path("all.npz"), "--json"});
+    ASSERT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(Json::parse(result.out)["outputs"]["y"]["max"], 6.0);
+    EXPECT_THAT(read_npy(path("y.npy")).to_doubles(), testing::ElementsAre(1, 2, 5, 6));
+    EXPECT_THAT(read_npz(path("all.npz")).at("y").to_doubles(), testing::ElementsAre(1, 2, 5, 6));
+
+    EXPECT_EQ(planish_run({"run", path("g.plan"), "--random"}).code, 0);
+    EXPECT_THAT(planish_run({"run", path("g.plan")}).err, HasSubstr("'x'"));
+    EXPECT_THAT(planish_run({"run", path("g.plan"), "--input", "z=" + path("x.npy")}).err, HasSubstr("'z'"));
+    const Result output = planish_run({"run", path("g.plan"), "--random", "--output", "z=" + path("z.npy")});
+    EXPECT_EQ(output.code, 1);
+    EXPECT_THAT(output.err, HasSubstr("'y'"));
+    EXPECT_EQ(planish_run({"run", path("g.plan"), "--random", "--output", "y=" + path("none/y.npy")}).code, 1);
+}
+
+TEST_F(Cli, BenchInspectCompareGiveJson) {
+    const Result bench = planish_run(
+        {"bench", path("g.plan"), "--runs", "5", "--threads", "1", "--shape", "x=4x3", "--profile", "--json"});
+    ASSERT_EQ(bench.code, 0) << bench.err;
+    const Json figures = Json::parse(bench.out);
+    EXPECT_EQ(figures["runs"], 5);
+    EXPECT_EQ(figures["shapes"]["x"], Json({4, 3}));
+    EXPECT_LE(figures["min_ms"].get<double>(), figures["median_ms"].get<double>());
+    EXPECT_GT(figures["profile"].size(), 0u);
+
+    const Result inspect = planish_run({"inspect", path("g.plan"), "--json", "--graph"});
+    ASSERT_EQ(inspect.code, 0) << inspect.err;
+    EXPECT_EQ(Json::parse(inspect.out)["inputs"][0]["shape"], Json({"N", "3"}));
+    EXPECT_EQ(planish_run({"inspect", path("g.plan"), "--explain", "--verification"}).code, 0);
+
+    const Result compare = planish_run({"compare", path("g.plan"), "--json"});
+    ASSERT_EQ(compare.code, 0) << compare.err << compare.out;
+    const Json rows = Json::parse(compare.out);
+    EXPECT_EQ(rows["failed"], 0);
+    ASSERT_GT(rows["regions"].size(), 0u);
+}
+
+TEST_F(Cli, ShapesAreParsed) {
+    const auto shapes = parse_shapes({"a=1x3x8x8", "b=1x8:1x128:8x512", "c=scalar"});
+    EXPECT_EQ(shapes.at("a").max, (Dims{1, 3, 8, 8}));
+    EXPECT_EQ(shapes.at("b").opt, (Dims{1, 128}));
+    EXPECT_EQ(shapes.at("b").max, (Dims{8, 512}));
+    EXPECT_EQ(shapes.at("c").opt, Dims{});
+    for (const char* bad : {"a", "a=", "a=1xx2", "a=-1", "a=1:2", "=3", "a=1x2y"})
+        EXPECT_THROW(parse_shapes({bad}), Error) << bad;
+}
+
+TEST_F(Cli, NpyRoundTripsAndRefusesDamage) {
+    const std::vector<int64_t> values = {1, -2, 3, 4, 5, 6};
+    const Tensor tensor = Tensor::from<int64_t>(values, {1, 2, 3});
+    write_npy(path("a.npy"), tensor);
+    EXPECT_TRUE(identical(read_npy(path("a.npy")), tensor));
+    write_npz(path("a.npz"), {{"p", tensor}, {"q/r", Tensor::scalar(2.5f)}});
+    const auto archive = read_npz(path("a.npz"));
+    EXPECT_TRUE(identical(archive.at("p"), tensor));
+    EXPECT_TRUE(identical(archive.at("q/r"), Tensor::scalar(2.5f)));
+
+    std::string content;
+    {
+        std::ifstream file(path("a.npz"), std::ios::binary);
+        content.assign(std::istreambuf_iterator<char>(file), {});
+    }
+    for (size_t length = 0; length < content.size(); length += 3) {
+        std::ofstream(path("cut.npz"), std::ios::binary) << content.substr(0, length);
+        EXPECT_THROW(read_npz(path("cut.npz")), Error) << length;
+    }
+    // Column-major, as numpy.save writes a transposed matrix.
+    std::string fortran = "\x93NUMPY";
+    fortran += std::string("\x01\x00\x46\x00", 4);
+    std::string header = "{'descr': '<i4', 'fortran_order': True, 'shape': (2, 3), }";
+    header.resize(69, ' ');
+    fortran += header + "\n";
+    for (int32_t v : {1, 4, 2, 5, 3, 6}) fortran.append(reinterpret_cast<const char*>(&v), 4);
+    std::ofstream(path("f.npy"), std::ios::binary) << fortran;
+    EXPECT_THAT(read_npy(path("f.npy")).to_int64s(), testing::ElementsAre(1, 2, 3, 4, 5, 6));
+}
+
+}  // namespace
+}  // namespace planish::cli

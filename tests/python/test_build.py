@@ -1,0 +1,189 @@
+"""Building plans from Python: every kind of model, options, and what is refused."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from conftest import make_model, value
+from onnx import TensorProto, helper
+
+import planish
+
+
+def failure(call, code):
+    with pytest.raises(planish.Error) as error:
+        call()
+    assert error.value.code == code, error.value
+    return str(error.value)
+
+
+def test_every_kind_of_model_gives_the_same_plan(dense, dense_onnx_path):
+    plans = [
+        bytes(planish.build(model, progress=False))
+        for model in (dense, dense.SerializeToString(), dense_onnx_path, str(dense_onnx_path))
+    ]
+    assert all(plan == plans[0] for plan in plans)
+
+
+def test_report_and_output(dense, tmp_path):
+    path = tmp_path / "out.plan"
+    plan = planish.build(dense, path, metadata={"team": "vision"}, progress=False)
+    assert path.read_bytes() == bytes(plan)
+    report = plan.report
+    assert report["verification"]
+    assert all(row["passed"] for row in report["verification"])
+    assert {"import", "optimise", "compile", "verify"} <= set(report["seconds"])
+    assert planish.load(path).info["provenance"]["metadata.team"] == "vision"
+    assert "MatMul" in str(plan) or "Region" in str(plan)
+
+
+def test_shapes_fix_and_range(dense):
+    fixed = planish.load(planish.build(dense, shapes={"x": (4, 3)}, progress=False))
+    assert fixed.inputs[0].shape == (4, 3)
+    ranged = planish.load(planish.build(dense, shapes={"x": ((1, 3), (2, 3), (8, 3))}, progress=False))
+    assert ranged.inputs[0].shape[1] == 3
+    assert ranged(np.ones((8, 3), np.float32)).shape == (8, 5)
+
+
+def test_progress_function_sees_every_stage_and_can_cancel(dense):
+    seen = []
+    planish.build(dense, progress=lambda stage, detail, fraction: seen.append((stage, fraction)))
+    assert {"import", "optimise", "compile"} <= {stage for stage, _ in seen}
+    fractions = [fraction for _, fraction in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[0] >= 0
+    assert fractions[-1] <= 1
+    failure(lambda: planish.build(dense, progress=lambda *_: False), "invalid_argument")
+
+
+def test_progress_function_may_raise(dense):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        planish.build(dense, progress=interrupted)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16", "int8", "fp8", "auto"])
+def test_precisions_to_come_are_unsupported(dense, precision):
+    assert precision in failure(lambda: planish.build(dense, precision=precision, progress=False), "unsupported")
+
+
+def test_bad_options(dense):
+    failure(lambda: planish.build(dense, precision="fp7"), "invalid_argument")
+    failure(lambda: planish.build(dense, target="cuda"), "unsupported")
+    failure(lambda: planish.build(dense, target="toaster"), "invalid_argument")
+    failure(lambda: planish.build(dense, calibration=[]), "unsupported")
+    failure(lambda: planish.build(dense, shapes={"nope": (1, 3)}, progress=False), "invalid_argument")
+    failure(lambda: planish.build(dense, shapes={"x": "large"}), "invalid_argument")
+    failure(lambda: planish.build(dense, shapes={"x": (1, 3, 3)}, progress=False), "invalid_argument")
+    failure(lambda: planish.build(42), "invalid_argument")
+
+
+def test_bad_models(tmp_path, dense, dense_plan):
+    assert "no.onnx" in failure(lambda: planish.build(tmp_path / "no.onnx", progress=False), "not_found")
+    good = dense.SerializeToString()
+    for name, content in (
+        ("empty", b""),
+        ("text", b"this is not a model\n" * 20),
+        ("truncated", good[: len(good) // 2]),
+        ("plan", bytes(dense_plan)),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        output = tmp_path / f"{name}.plan"
+        failure(lambda path=path, output=output: planish.build(path, output, progress=False), "invalid_model")
+        assert not output.exists()
+
+
+def test_external_data_stays_in_the_models_folder(tmp_path, dense):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = folder / "m.onnx"
+    copy = onnx.ModelProto.FromString(
+        dense.SerializeToString()
+    )  # saving moves the tensors out of the model it is given
+    onnx.save_model(copy, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    planish.build(path, progress=False)
+    model = onnx.load(path, load_external_data=False)
+    (tmp_path / "w.bin").write_bytes((folder / "w.bin").read_bytes())
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../w.bin"
+    path.write_bytes(model.SerializeToString())
+    failure(lambda: planish.build(path, progress=False), "invalid_model")
+
+
+def test_unwritable_output_leaves_nothing(tmp_path, dense):
+    failure(lambda: planish.build(dense, tmp_path / "missing" / "a.plan", progress=False), "io_error")
+    target = tmp_path / "folder.plan"
+    target.mkdir()
+    failure(lambda: planish.build(dense, target, progress=False), "io_error")
+    assert sorted(os.listdir(tmp_path)) == ["folder.plan"]
+
+
+def test_torch_module():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten())
+    x = torch.randn(2, 3, 8, 8)
+    plan = planish.build(
+        module, example_inputs=(x,), shapes={"input": ((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))}, progress=False
+    )
+    engine = planish.load(plan)
+    assert [i.name for i in engine.inputs] == ["input"]
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 8, 8)
+        # 27 products a sum: k * eps * magnitude
+        np.testing.assert_allclose(engine(x), module(x).detach().numpy(), atol=27 * 1.2e-7 * 10)
+    assert "example_inputs" in failure(lambda: planish.build(module), "invalid_argument")
+
+
+def test_sequences_in_and_out():
+    split = helper.make_node("SplitToSequence", ["x"], ["s"], axis=0)
+    model = make_model(
+        [split],
+        [value("x", [3, 2])],
+        [helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)],
+    )
+    engine = planish.load(planish.build(model, progress=False))
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    parts = engine(x)
+    assert len(parts) == 3
+    np.testing.assert_array_equal(np.concatenate(parts), x)
+
+
+def test_onnx_backend(dense, weights):
+    from planish import onnx_backend
+
+    x = np.ones((2, 3), np.float32)
+    want = np.maximum(x @ weights[0] + weights[1], 0)
+    np.testing.assert_allclose(onnx_backend.run_model(dense, [x])[0], want, rtol=1e-5)
+    np.testing.assert_allclose(onnx_backend.prepare(dense).run(x).y, want, rtol=1e-5)
+    node = helper.make_node("Add", ["a", "b"], ["c"])
+    np.testing.assert_array_equal(onnx_backend.run_node(node, [x, x])[0], x + x)
+    assert onnx_backend.supports_device("CPU")
+    assert not onnx_backend.supports_device("CUDA")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("planish", "onnx", "torch", "onnxruntime"),
+        ("onnxruntime", "torch", "onnx", "planish"),
+        ("torch", "planish", "onnxruntime", "onnx"),
+    ],
+)
+def test_imports_in_any_order(order, dense_onnx_path):
+    for name in order:
+        pytest.importorskip(name)
+    code = "".join(f"import {name}\n" for name in order) + (
+        f"planish.build({str(dense_onnx_path)!r}, progress=False)\n"
+        f"onnx.checker.check_model(onnx.load({str(dense_onnx_path)!r}))\n"
+        f"onnxruntime.InferenceSession({str(dense_onnx_path)!r}, providers=['CPUExecutionProvider'])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
