@@ -63,6 +63,9 @@ TEST(Adapters, SlicePadClipSplitTopK) {
 
     const auto parts = import_opset(11, "g (float[4] x) => (float[N] a, float[M] b) { a, b = Split <axis = 0> (x) }");
     EXPECT_EQ(only_node(*parts).integer("num_outputs"), 2);
+    const auto smaller = import_opset(
+        10, "g (float[1, 1, 4, 4] x) => (float[A, B, C, D] y) <float[4] s = {1, 1, 0.5, 0.5}> { y = Resize(x, s) }");
+    EXPECT_EQ(only_node(*smaller).text("nearest_mode"), "ceil");
     const auto sizes =
         import_opset(11, "g (float[4] x) => (float[N] a, float[M] b) { a, b = Split <split = [1, 3]> (x) }");
     EXPECT_THAT(constant_input(only_node(*sizes), 1), ElementsAre(1, 3));
