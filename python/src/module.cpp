@@ -261,8 +261,7 @@ NB_MODULE(_planish, m) {
                      return 0;
                  });
              })
-        .def("create_context",
-             [](const EngineHandle& e) { return std::make_unique<Context::Impl>(e.engine().shared_impl()); })
+        .def("create_context", [](const EngineHandle& e) { return new Context::Impl(e.engine().shared_impl()); })
         .def(
             "prepare", [](const EngineHandle& e, const std::vector<Dims>& shapes) { e.engine().prepare(shapes); },
             nb::call_guard<nb::gil_scoped_release>())
