@@ -648,7 +648,8 @@ void one_hot(InferContext& c) {
     std::optional<Shape> out;
     if (c.has_shape(0)) {
         out = c.shape(0);
-        const Symbols depth = c.symbolic(1);
+        const Tensor* number = c.constant(1);  // of any numeric type
+        const Symbols depth = number && number->size() == 1 ? Symbols(Shape{number->at_int64(0)}) : c.symbolic(1);
         const int64_t axis = c.axis("axis", static_cast<int64_t>(out->size()) + 1);
         out->insert(out->begin() + axis, depth && depth->size() == 1 ? depth->front() : Dim::unknown());
     }

@@ -50,6 +50,8 @@ int fold_shapes(Graph& graph);
 int simplify_identities(Graph& graph);  // Identity, Dropout, no-op Reshape/Transpose/Cast/Slice/Pad/Concat, x*1, x+0
 int simplify_transposes(Graph& graph);
 int fold_batch_norm(Graph& graph);
+int unflatten_gemm(Graph& graph);  // Gemm between reshapes -> MatMul
+int fold_padding(Graph& graph);    // Pad of zeros into the convolution behind it
 int recognise_softmax(Graph& graph);
 int recognise_layer_norm(Graph& graph);
 int recognise_gelu(Graph& graph);

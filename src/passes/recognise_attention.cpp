@@ -4,6 +4,7 @@
 
 #include "passes/pass.hpp"
 #include "passes/rewrite.hpp"
+#include "passes/view.hpp"
 
 namespace planish::passes {
 namespace {
@@ -100,28 +101,54 @@ Value* transposed_back(Graph& graph, Value* kt, Node* before) {
     return graph.add_node("Transpose", {x}, {{"perm", perm}}, 1, "", before)->output();
 }
 
-/// [B, S, H·D] behind Transpose(Reshape(x, [B, S, H, D]), [0, 2, 1, 3]); null when `value` is not made so.
-Value* uncut(const Value* value, int64_t heads) {
-    const Node* transpose = producer(value, "Transpose");
-    if (transpose == nullptr || transpose->integers("perm") != Perm{0, 2, 1, 3}) return nullptr;
-    const Value* cut = transpose->input(0);
-    const Node* reshape = producer(cut, "Reshape");
-    if (reshape == nullptr) return nullptr;
-    Value* x = reshape->input(0);
-    if (rank(x) != 3 || rank(cut) != 4) return nullptr;
-    const Shape &from = *x->type.shape, &to = *cut->type.shape;
-    const bool splits_last = from[0] == to[0] && from[1] == to[1] && to[2] == Dim(heads) && from[2] == to[2] * to[3];
-    return splits_last ? x : nullptr;
+/// [B, S, H·D] of which `value` [B, H, S, D] is the heads: a value of the graph, or a slice of its last axis. Null when
+/// the heads lie otherwise.
+Value* uncut(Graph& graph, Value* value, Node* before) {
+    const auto view = view_of(value);
+    if (!view || view->base == value || rank(view->base) != 3) return nullptr;
+    const Shape& base = *view->base->type.shape;
+    const Dim &batch = view->dims[0], &heads = view->dims[1], &length = view->dims[2], &depth = view->dims[3];
+    const Dim width = base[2];
+    const auto lies = [&](size_t axis, const Dim& stride) {
+        return view->dims[axis] == Dim(1) || view->strides[axis] == stride;
+    };
+    if (!(base[0] == batch) || !(base[1] == length) || !lies(0, length * width) || !lies(1, depth) || !lies(2, width) ||
+        !lies(3, 1))
+        return nullptr;
+    const auto first = view->offset.value(), end = (view->offset + heads * depth).value(), whole = width.value();
+    if (!first || !end || !whole || *end > *whole) return nullptr;
+    if (*first == 0 && *end == *whole) return view->base;
+    return graph
+        .add_node("Slice",
+                  {view->base, make_integers(graph, {*first}, "start"), make_integers(graph, {*end}, "end"),
+                   make_integers(graph, {2}, "axis")},
+                  {}, 1, value->name + "_heads", before)
+        ->output();
 }
 
-/// The Reshape that joins the heads again behind `value`: Reshape(Transpose(value, [0, 2, 1, 3]), [B, S, H·D]).
-Node* joined(const Graph& graph, Value* value) {
+/// What reads a result [B, H, S, D] as the heads joined: a Transpose to [B, S, H, D] or [S, B, H, D], then a Reshape
+/// that keeps the first two axes or joins them too.
+struct Join {
+    Node* reshape = nullptr;
+    bool sequence_first = false;
+};
+
+std::optional<Join> joined(const Graph& graph, Value* value) {
     Node* transpose = only_reader(graph, value, "Transpose");
-    if (transpose == nullptr || transpose->integers("perm") != Perm{0, 2, 1, 3}) return nullptr;
-    Node* reshape = only_reader(graph, transpose->output(), "Reshape");
-    if (reshape == nullptr || rank(reshape->output()) != 3) return nullptr;
-    const Shape &from = *transpose->output()->type.shape, &to = *reshape->output()->type.shape;
-    return from[0] == to[0] && from[1] == to[1] && to[2] == from[2] * from[3] ? reshape : nullptr;
+    if (transpose == nullptr) return std::nullopt;
+    const Perm& perm = transpose->integers("perm");
+    Join join;
+    join.sequence_first = perm == Perm{2, 0, 1, 3};
+    if (!join.sequence_first && perm != Perm{0, 2, 1, 3}) return std::nullopt;
+    join.reshape = only_reader(graph, transpose->output(), "Reshape");
+    if (join.reshape == nullptr) return std::nullopt;
+    const Shape& from = *transpose->output()->type.shape;
+    const auto r = rank(join.reshape->output());
+    if (r != 2 && r != 3) return std::nullopt;
+    const Shape& to = *join.reshape->output()->type.shape;
+    if (!(to.back() == from[2] * from[3])) return std::nullopt;
+    const bool keeps = r == 3 ? from[0] == to[0] && from[1] == to[1] : to[0] == from[0] * from[1];
+    return keeps ? std::optional(join) : std::nullopt;
 }
 
 Value* unsqueezed(Graph& graph, Value* value, Node* before) {
@@ -139,8 +166,8 @@ Value* additive_mask(Graph& graph, Node* choice, DType dtype) {
         ->output();
 }
 
-/// What reads the weights that `softmax` gives: itself, or Where(IsNaN(p), 0, p), by which exporters guard rows of which
-/// every score is -∞. Without such rows, which Attention does not define either, the guard changes nothing.
+/// What reads the weights that `softmax` gives: itself, or Where(IsNaN(p), 0, p), by which exporters guard rows of
+/// which every score is -∞. Attention gives such rows zeros by itself.
 Node* guarded(const Graph& graph, Node* softmax) {
     Value* p = softmax->output();
     if (p->uses.size() != 2 || graph.is_output(p)) return softmax;
@@ -192,14 +219,14 @@ bool recognise(Graph& graph, Node* softmax) {
     Attributes attributes{{"scale", scale}};
     Node* attention = nullptr;
     Node* replaced = last;
-    Node* join = *r == 4 && heads ? joined(graph, last->output()) : nullptr;
-    Value* q3 = join != nullptr ? uncut(q, *heads) : nullptr;
-    Value* k3 = q3 != nullptr ? uncut(k, *heads) : nullptr;
-    Value* v3 = k3 != nullptr ? uncut(v, *heads) : nullptr;
+    const auto join = *r == 4 && heads ? joined(graph, last->output()) : std::nullopt;
+    Value* q3 = join ? uncut(graph, q, last) : nullptr;
+    Value* k3 = q3 != nullptr ? uncut(graph, k, last) : nullptr;
+    Value* v3 = k3 != nullptr ? uncut(graph, v, last) : nullptr;
     if (v3 != nullptr) {
         attributes["q_num_heads"] = attributes["kv_num_heads"] = *heads;
-        attention = graph.add_node("Attention", {q3, k3, v3}, attributes, 1, softmax->name + "_attention", join);
-        replaced = join;
+        attention = graph.add_node("Attention", {q3, k3, v3}, attributes, 1, softmax->name + "_attention", last);
+        replaced = join->reshape;
     } else if (*r == 4) {
         attention = graph.add_node("Attention", {q, k, v}, attributes, 1, softmax->name + "_attention", last);
     } else {
@@ -215,6 +242,17 @@ bool recognise(Graph& graph, Node* softmax) {
     for (const Node* node : nodes) add_origins(attention, {node});
     add_origins(attention, {softmax, last});
     Value* result = attention->output();
+    if (v3 != nullptr && join->sequence_first)
+        result = graph.add_node("Transpose", {result}, {{"perm", Perm{1, 0, 2}}}, 1, softmax->name + "_joined", last)
+                     ->output();
+    if (v3 != nullptr && rank(replaced->output()) == 2) {
+        const Dim width = replaced->output()->type.shape->back();
+        result =
+            graph
+                .add_node("Reshape", {result, make_integers(graph, {-1, *width.value()}, replaced->name + "_shape")},
+                          {}, 1, replaced->name, last)
+                ->output();
+    }
     if (*r == 3)
         result = graph.add_node("Squeeze", {result, make_integers(graph, {0}, "axis")}, {}, 1, "", last)->output();
     replace(graph, replaced, result);

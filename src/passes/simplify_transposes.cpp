@@ -1,4 +1,4 @@
-// Simplify transposes: transposes move down through element-wise ops until they meet, compose and cancel.
+// Simplify transposes: transposes move down through element-wise ops and products until they meet, compose and cancel.
 #include <algorithm>
 #include <numeric>
 
@@ -41,16 +41,20 @@ bool compose(Graph& graph, Node* node) {
     return true;
 }
 
-/// f(Transpose(x), Transpose(y), scalar) = Transpose(f(x, y, scalar)) for element-wise f and one perm.
+/// A constant that looks the same before and after `perm`: one number, or a vector along a last axis that stays last.
+bool is_unmoved(const Tensor& constant, const std::optional<Perm>& perm) {
+    if (constant.size() == 1) return !perm || constant.rank() <= static_cast<int64_t>(perm->size());
+    return perm && perm->back() == static_cast<int64_t>(perm->size()) - 1 && constant.rank() >= 1 &&
+           constant.rank() <= static_cast<int64_t>(perm->size()) && constant.dim(-1) == constant.size();
+}
+
+/// f(Transpose(x), Transpose(y), constant) = Transpose(f(x, y, constant)) for element-wise f and one perm.
 bool move_down(Graph& graph, Node* node) {
     if (!has(node->op().traits, Trait::elementwise) || !node->op().domain.empty() || node->outputs().size() != 1)
         return false;
     std::optional<Perm> perm;
     for (const Value* input : node->inputs()) {
-        if (input == nullptr) continue;
-        if (input->is_constant() && input->constant->size() == 1 &&
-            (!perm || input->constant->rank() <= static_cast<int64_t>(perm->size())))
-            continue;
+        if (input == nullptr || input->is_constant()) continue;
         // A transpose that others read too would be computed twice.
         const Node* transpose = producer(input, "Transpose");
         if (transpose == nullptr || graph.is_output(input) ||
@@ -60,6 +64,8 @@ bool move_down(Graph& graph, Node* node) {
         if (!p || (perm && *perm != *p)) return false;
         perm = p;
     }
+    for (const Value* input : node->inputs())
+        if (input != nullptr && input->is_constant() && !is_unmoved(*input->constant, perm)) return false;
     if (!perm || rank(node->output()) != static_cast<int64_t>(perm->size())) return false;
     std::vector<Value*> operands;
     for (Value* input : node->inputs()) {
@@ -75,13 +81,30 @@ bool move_down(Graph& graph, Node* node) {
     return true;
 }
 
+/// MatMul(Transpose(x), W) = Transpose(MatMul(x, W)) for a matrix W and a perm that keeps the last axis.
+bool move_below_product(Graph& graph, Node* node) {
+    if (!node->is("MatMul") || !node->input(1)->is_constant() || node->input(1)->constant->rank() != 2) return false;
+    const Node* transpose = producer(node->input(0), "Transpose");
+    if (transpose == nullptr || !only_use(graph, node->input(0))) return false;
+    const auto perm = perm_of(transpose);
+    if (!perm || perm->size() < 3 || perm->back() != static_cast<int64_t>(perm->size()) - 1) return false;
+    Node* product = graph.add_node("MatMul", {transpose->input(0), node->input(1)}, {}, 1, node->name, node);
+    product->origins = origins_of(*node);
+    Node* moved =
+        graph.add_node("Transpose", {product->output()}, {{"perm", *perm}}, 1, node->name + "_transpose", node);
+    moved->origins = product->origins;
+    replace(graph, node, moved->output());
+    return true;
+}
+
 }  // namespace
 
 int simplify_transposes(Graph& graph) {
     int changes = 0;
     for (int round = -1; round != changes;) {
         round = changes;
-        for (Node* node : graph.node_list()) changes += compose(graph, node) || move_down(graph, node) ? 1 : 0;
+        for (Node* node : graph.node_list())
+            changes += compose(graph, node) || move_down(graph, node) || move_below_product(graph, node) ? 1 : 0;
     }
     return changes;
 }
