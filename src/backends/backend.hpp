@@ -47,7 +47,8 @@ struct StepInfo {
     std::vector<std::pair<std::string, std::string>> refused;  // implementation -> reason
 };
 
-/// Lets an observer read the values of a running program as plain row-major tensors (copies).
+/// Lets an observer read the operands of the running step as plain row-major tensors (copies). An input may be gone
+/// once the step has run in its place.
 class ValueReader {
   public:
     virtual ~ValueReader() = default;

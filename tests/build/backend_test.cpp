@@ -50,6 +50,10 @@ const Case kCases[] = {
      R"(graph "g" { input %x : float32[2, 5, 24] const %w : float32[24, 24] = dense<0> const %b : float32[24] = dense<0>
         %y = MatMul(%x, %w) %a = Add(%b, %y) %g = Gelu(%a) %z = Add(%x, %g) output %z })",
      "gemm_f32"},
+    {"linear_residual_split_k", R"(graph "g" { input %x : float32[1, 197, 3072] input %r : float32[1, 197, 768]
+        const %w : float32[3072, 768] = dense<0> const %b : float32[768] = dense<0> %i = Relu(%r) %y = MatMul(%x, %w)
+        %a = Add(%b, %y) %z = Add(%i, %a) output %z })",
+     "gemm_f32"},
     {"batched_matmul",
      R"(graph "g" { input %a : float32[2, 3, 7, 9] input %b : float32[1, 3, 9, 5] %y = MatMul(%a, %b) output %y })",
      "batched_gemm_f32"},

@@ -119,8 +119,6 @@ class Compiler {
             for (const int b : wires.outputs) step.outputs.push_back(slot(b));
             if (wires.workspace >= 0) step.workspace_offset = slot(wires.workspace).offset;
         }
-        for (const auto& [key, buffer] : located_)
-            if (key.second == home_layout_.at(key.first)) parts_.placements[key.first] = {slot(buffer), key.second};
         return std::make_unique<CpuProgram>(std::move(parts_));
     }
 
@@ -308,6 +306,7 @@ class Compiler {
         Step step;
         step.kernel = choice.implementation->compile(region, layouts, environment_);
         step.region = &node;
+        step.layouts = layouts;
         Wires wires;
         for (int i = 0; i < node.input_count(); ++i) {
             const auto& consumed = step.kernel->consumed;

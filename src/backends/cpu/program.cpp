@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <optional>
 
 #include "base/thread_pool.hpp"
 #include "planish/error.hpp"
@@ -31,9 +32,8 @@ void reorder(const std::byte* from, Layout from_layout, std::byte* to, Layout to
 
 class CpuProgram::Memory final : public ValueReader {
   public:
-    Memory(const CpuProgram& program, std::span<const void* const> inputs, std::span<void* const> outputs,
-           std::byte* arena)
-        : program_(program), inputs_(inputs), outputs_(outputs), arena_(arena) {}
+    Memory(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena)
+        : inputs_(inputs), outputs_(outputs), arena_(arena) {}
 
     std::byte* resolve(const Slot& slot) const {
         switch (slot.base) {
@@ -52,22 +52,33 @@ class CpuProgram::Memory final : public ValueReader {
         return nullptr;
     }
 
+    // Only the running step's own operands are read: other values may be dead and their memory reused.
     Tensor read(const Value& value) const override {
         if (value.is_constant()) return *value.constant;
-        const auto it = program_.p_.placements.find(&value);
-        if (it == program_.p_.placements.end())
-            fail(ErrorCode::not_found, "value '" + value.name + "' is not kept by the compiled program");
-        Tensor result(value.type.dtype, value.dims());
-        if (result.size() > 0)
-            reorder(resolve(it->second.slot), it->second.layout, static_cast<std::byte*>(result.raw()), Layout::plain,
-                    result.dims(), byte_size(result.dtype(), 1));
-        return result;
+        auto find = [&](std::span<Value* const> values, const std::vector<Slot>& slots,
+                        const std::vector<Layout>& layouts) -> std::optional<Tensor> {
+            for (size_t i = 0; i < values.size(); ++i)
+                if (values[i] == &value) return copy_of(value, slots[i], layouts[i]);
+            return std::nullopt;
+        };
+        if (auto output = find(step->region->outputs(), step->outputs, step->layouts.outputs)) return *output;
+        if (auto input = find(step->region->inputs(), step->inputs, step->layouts.inputs)) return *input;
+        fail(ErrorCode::not_found, "value '" + value.name + "' is not an operand of '" + step->region->name + "'");
     }
+
+    const Step* step = nullptr;  // running
 
     std::byte* arena() const { return arena_; }
 
   private:
-    const CpuProgram& program_;
+    Tensor copy_of(const Value& value, const Slot& slot, Layout layout) const {
+        Tensor result(value.type.dtype, value.dims());
+        if (result.size() > 0)
+            reorder(resolve(slot), layout, static_cast<std::byte*>(result.raw()), Layout::plain, result.dims(),
+                    byte_size(result.dtype(), 1));
+        return result;
+    }
+
     std::span<const void* const> inputs_;
     std::span<void* const> outputs_;
     std::byte* arena_;
@@ -102,13 +113,14 @@ std::vector<StepInfo> CpuProgram::steps() const {
 
 void CpuProgram::run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                      int threads) const {
-    execute(Memory(*this, inputs, outputs, arena), threads, [](size_t, const Step&, auto&& launch) { launch(); });
+    execute(Memory(inputs, outputs, arena), threads, [](size_t, const Step&, auto&& launch) { launch(); });
 }
 
 void CpuProgram::run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                               int threads, const StepObserver& observer) const {
-    const Memory memory(*this, inputs, outputs, arena);
+    Memory memory(inputs, outputs, arena);
     execute(memory, threads, [&](size_t i, const Step& step, auto&& launch) {
+        memory.step = &step;
         if (step.region && observer.before) observer.before(static_cast<int>(i), *step.region, memory);
         launch();
         if (step.region && observer.after) observer.after(static_cast<int>(i), *step.region, memory);
@@ -118,7 +130,7 @@ void CpuProgram::run_observed(std::span<const void* const> inputs, std::span<voi
 void CpuProgram::run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                               int threads, std::span<double> seconds) const {
     using Clock = std::chrono::steady_clock;
-    execute(Memory(*this, inputs, outputs, arena), threads, [&](size_t i, const Step&, auto&& launch) {
+    execute(Memory(inputs, outputs, arena), threads, [&](size_t i, const Step&, auto&& launch) {
         const auto start = Clock::now();
         launch();
         seconds[i] = std::chrono::duration<double>(Clock::now() - start).count();

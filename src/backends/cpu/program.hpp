@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "backends/cpu/implementation.hpp"
@@ -23,14 +22,9 @@ struct Step {
     std::shared_ptr<const Kernel> kernel;
     const Node* region = nullptr;  // null: a reorder or copy that the layout asked for
     std::vector<Slot> inputs, outputs;
+    Layouts layouts;               // of inputs and outputs; empty where region is null
     int64_t workspace_offset = 0;  // into the arena
     StepInfo info;
-};
-
-/// Where a value of the graph lies after lowering.
-struct Placement {
-    Slot slot;
-    Layout layout = Layout::plain;
 };
 
 class CpuProgram final : public Program {
@@ -39,7 +33,6 @@ class CpuProgram final : public Program {
         std::unique_ptr<Graph> graph;
         std::vector<Step> steps;
         std::vector<Port> inputs, outputs;
-        std::unordered_map<const Value*, Placement> placements;
         std::vector<std::shared_ptr<const void>> keep_alive;  // tensors behind absolute slots
         std::unique_ptr<PackedStore> own_packed;              // when the caller gave none
         int64_t arena_bytes = 0;
