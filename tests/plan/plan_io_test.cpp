@@ -28,7 +28,7 @@ PlanContents sample() {
     PlanContents contents;
     contents.graph = parse_graph(R"(graph "sample" {
         input %x : float32[N, 8]
-        const %s : float32 = [0.5]
+        const %s : float32[] = [0.5]
         %c = Mul(%x, %s) name "scale" origins ["user_scale", "user_scale_2"]
         %r = planish.Region(%c) {kind = "pointwise", body = graph "b" {
             input %a : float32[N, 8]

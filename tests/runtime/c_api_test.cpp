@@ -12,7 +12,7 @@ std::vector<std::byte> plan_bytes() {
     planish::plan::PlanContents contents;
     contents.graph = planish::parse_graph(R"(graph "g" {
         input %x : float32[N, 2]
-        const %s : float32 = [3.0]
+        const %s : float32[] = [3.0]
         %y = Mul(%x, %s)
         output %y
     })");
