@@ -107,10 +107,11 @@ Value* uncut(Graph& graph, Value* value, Node* before) {
     const auto view = view_of(value);
     if (!view || view->base == value || rank(view->base) != 3) return nullptr;
     const Shape& base = *view->base->type.shape;
-    const Dim &batch = view->dims[0], &heads = view->dims[1], &length = view->dims[2], &depth = view->dims[3];
+    const Dim &batch = view->axes[0].size, &heads = view->axes[1].size, &length = view->axes[2].size,
+              &depth = view->axes[3].size;
     const Dim width = base[2];
     const auto lies = [&](size_t axis, const Dim& stride) {
-        return view->dims[axis] == Dim(1) || view->strides[axis] == stride;
+        return view->axes[axis].size == Dim(1) || view->stride(axis) == stride;
     };
     if (!(base[0] == batch) || !(base[1] == length) || !lies(0, length * width) || !lies(1, depth) || !lies(2, width) ||
         !lies(3, 1))
