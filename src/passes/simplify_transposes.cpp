@@ -41,11 +41,20 @@ bool compose(Graph& graph, Node* node) {
     return true;
 }
 
-/// A constant that looks the same before and after `perm`: one number, or a vector along a last axis that stays last.
-bool is_unmoved(const Tensor& constant, const std::optional<Perm>& perm) {
-    if (constant.size() == 1) return !perm || constant.rank() <= static_cast<int64_t>(perm->size());
-    return perm && perm->back() == static_cast<int64_t>(perm->size()) - 1 && constant.rank() >= 1 &&
-           constant.rank() <= static_cast<int64_t>(perm->size()) && constant.dim(-1) == constant.size();
+/// The shape of `constant` before `perm`, when at most one of its axes is longer than 1: it is reshaped, not moved.
+std::optional<Dims> shape_before(const Tensor& constant, const Perm& perm) {
+    if (constant.rank() > static_cast<int64_t>(perm.size())) return std::nullopt;
+    if (constant.size() == 1) return constant.dims();
+    const size_t lead = perm.size() - constant.dims().size();
+    Dims dims(perm.size(), 1);
+    int long_axes = 0;
+    for (size_t i = 0; i < constant.dims().size(); ++i) {
+        dims[static_cast<size_t>(perm[lead + i])] = constant.dims()[i];
+        long_axes += constant.dims()[i] != 1;
+    }
+    if (long_axes != 1) return std::nullopt;
+    dims.erase(dims.begin(), std::find_if(dims.begin(), dims.end(), [](int64_t d) { return d != 1; }));
+    return dims;
 }
 
 /// f(Transpose(x), Transpose(y), constant) = Transpose(f(x, y, constant)) for element-wise f and one perm.
@@ -65,12 +74,19 @@ bool move_down(Graph& graph, Node* node) {
         perm = p;
     }
     for (const Value* input : node->inputs())
-        if (input != nullptr && input->is_constant() && !is_unmoved(*input->constant, perm)) return false;
+        if (input != nullptr && input->is_constant() && (!perm || !shape_before(*input->constant, *perm))) return false;
     if (!perm || rank(node->output()) != static_cast<int64_t>(perm->size())) return false;
     std::vector<Value*> operands;
     for (Value* input : node->inputs()) {
         const Node* transpose = producer(input, "Transpose");
-        operands.push_back(transpose != nullptr ? transpose->input(0) : input);
+        if (input != nullptr && input->is_constant()) {
+            const Dims dims = *shape_before(*input->constant, *perm);
+            const bool same = dims == input->constant->dims();
+            operands.push_back(same ? input
+                                    : graph.add_constant(input->name + "_moved", input->constant->reshaped(dims)));
+        } else {
+            operands.push_back(transpose != nullptr ? transpose->input(0) : input);
+        }
     }
     Node* moved = graph.add_node(node->op().name, operands, node->attributes, 1, node->name, node);
     moved->origins = origins_of(*node);

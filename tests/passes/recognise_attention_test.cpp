@@ -64,6 +64,45 @@ constexpr std::string_view kFlat = R"(graph "g" {
   output %y
 })";
 
+// torch.nn.MultiheadAttention: one product for Q, K and V, the sequence first, batches and heads in one axis on the
+// way.
+constexpr std::string_view kPacked = R"(graph "g" {
+  input %x : float32[N, 5, 12]
+  const %zero : int64[] = [0]
+  const %one : int64[] = [1]
+  const %two : int64[] = [2]
+  const %three : int64[1] = [3]
+  const %cut : int64[5] = [1, 5, -1, 3, 4]
+  const %join : int64[3] = [5, -1, 2]
+  const %heads : int64[4] = [-1, 2, 5, 2]
+  const %flat : int64[2] = [-1, 4]
+  const %scale : float32[] = [0.5]
+  %t = Transpose(%x) {perm = [1, 0, 2]} name "t"
+  %c = Reshape(%t, %cut) name "c"
+  %ct = Transpose(%c) {perm = [3, 1, 2, 0, 4]} name "ct"
+  %s = Squeeze(%ct, %three) name "s"
+  %q = Gather(%s, %zero) name "q"
+  %k = Gather(%s, %one) name "k"
+  %v = Gather(%s, %two) name "v"
+  %qj = Reshape(%q, %join) name "qj"
+  %kj = Reshape(%k, %join) name "kj"
+  %vj = Reshape(%v, %join) name "vj"
+  %qt = Transpose(%qj) {perm = [1, 0, 2]} name "qt"
+  %kt = Transpose(%kj) {perm = [1, 0, 2]} name "kt"
+  %vt = Transpose(%vj) {perm = [1, 0, 2]} name "vt"
+  %qh = Reshape(%qt, %heads) name "qh"
+  %kh = Reshape(%kt, %heads) name "kh"
+  %vh = Reshape(%vt, %heads) name "vh"
+  %kht = Transpose(%kh) {perm = [0, 1, 3, 2]} name "kht"
+  %qk = MatMul(%qh, %kht) name "qk"
+  %sc = Mul(%qk, %scale) name "sc"
+  %p = Softmax(%sc) name "p"
+  %o = MatMul(%p, %vh) name "o"
+  %ot = Transpose(%o) {perm = [2, 0, 1, 3]} name "ot"
+  %y = Reshape(%ot, %flat) name "y"
+  output %y
+})";
+
 int recognise(Graph& graph) {
     simplify_transposes(graph);
     const int changes = recognise_attention(graph);
@@ -84,13 +123,20 @@ TEST(RecogniseAttention, TakesHeadsUncut) {
 
 TEST(RecogniseAttention, KeepsResults) {
     // Scores of |q·k| ≤ 16 go through one exp: an error of 16 roundings there is one of 16 roundings of the weights.
-    for (std::string_view text : {kEager, kSdpa, kFlat}) {
+    for (std::string_view text : {kEager, kSdpa, kFlat, kPacked}) {
         expect_keeps_results(recognise, text, 32 * kUlp);
         const auto graph = after(recognise, text);
         int found = 0;
         for (const auto& node : graph->nodes()) found += node->is("Attention");
         EXPECT_EQ(found, 1) << print(*graph);
     }
+}
+
+TEST(RecogniseAttention, ReadsSlicesOfAPackedProduct) {
+    const auto graph = after(recognise, kPacked);
+    std::vector<std::string_view> ops;
+    for (const auto& node : graph->nodes()) ops.push_back(node->op().name);
+    EXPECT_EQ(ops, (std::vector<std::string_view>{"Slice", "Slice", "Slice", "Attention", "Transpose", "Reshape"}));
 }
 
 TEST(RecogniseAttention, AMaskThatIsScaledTooIsAnotherThing) {

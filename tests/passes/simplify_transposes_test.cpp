@@ -30,6 +30,26 @@ TEST(SimplifyTransposes, KeepsResults) {
     expect_keeps_results(simplify_transposes, kText, 0);
 }
 
+// ConvNeXt's layer scale: a number a channel, applied after the channels have moved to axis 1.
+constexpr std::string_view kScaled = R"(graph "g" {
+  input %x : float32[N, 4, 5, 2]
+  const %w : float32[2, 3] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+  const %s : float32[3, 1, 1] = [0.5, 2.0, -1.0]
+  %t = Transpose(%x) {perm = [0, 2, 1, 3]} name "t"
+  %m = MatMul(%t, %w) name "m"
+  %a = Transpose(%m) {perm = [0, 3, 2, 1]} name "a"
+  %y = Mul(%a, %s) name "y"
+  output %y
+})";
+
+TEST(SimplifyTransposes, PassBelowProductsAndConstantsByChannel) {
+    const auto graph = after(simplify_transposes, kScaled);
+    std::vector<std::string_view> ops;
+    for (const auto& node : graph->nodes()) ops.push_back(node->op().name);
+    EXPECT_EQ(ops, (std::vector<std::string_view>{"MatMul", "Mul", "Transpose"}));
+    expect_keeps_results(simplify_transposes, kScaled, 0);
+}
+
 TEST(SimplifyTransposes, TwoBecomeOne) {
     expect_becomes(simplify_transposes, R"(graph "g" {
   input %x : float32[2, 3, 4]
