@@ -1,6 +1,8 @@
 // Reference functions of data movement, selection and creation, against results worked out by hand.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "reference/interpreter.hpp"
 
 namespace planish {
