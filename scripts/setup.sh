@@ -16,7 +16,7 @@ say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 
 system_packages() {
     local wanted=(build-essential ccache clang-tidy flatbuffers-compiler git libcli11-dev libflatbuffers-dev libfmt-dev
-                  libgmock-dev libgtest-dev libspdlog-dev libxbyak-dev nlohmann-json3-dev python3-dev python3-venv)
+                  libgmock-dev libgtest-dev libspdlog-dev libxbyak-dev libxxhash-dev nlohmann-json3-dev python3-dev python3-venv)
     local missing=() package
     command -v dpkg-query >/dev/null || {
         say "no dpkg here: make sure that these are installed: ${wanted[*]}"
