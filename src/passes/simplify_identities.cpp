@@ -70,9 +70,9 @@ bool only_reshapes(const Node& node) {
 
 /// Reshape(Reshape(x)) = Reshape(x), the target written with numbers and at most one -1.
 bool merge_reshapes(Graph& graph, Node* node) {
+    if (!only_reshapes(*node)) return false;
     Node* first = node->input(0)->producer;
-    if (!only_reshapes(*node) || first == nullptr || !only_reshapes(*first) || !node->output()->type.shape)
-        return false;
+    if (first == nullptr || !only_reshapes(*first) || !node->output()->type.shape) return false;
     std::vector<int64_t> target;
     int inferred = 0;
     for (const Dim& d : *node->output()->type.shape) {

@@ -114,6 +114,9 @@ struct Implementation {
 /// region without a body.
 std::span<const Implementation* const> implementations(const RegionView& region);
 
+/// Is a second or later output of the node read, by a node or as an output of the graph?
+bool uses_later_outputs(const Node& node);
+
 /// Every input and output plain.
 Layouts plain_layouts(const RegionView& region, std::span<const Layout> available);
 /// All inputs and outputs of the output's rank channels-last when any available input is, else plain.

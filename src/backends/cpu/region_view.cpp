@@ -40,6 +40,14 @@ bool is_f32(const Value* value) {
     return value == nullptr || value->type.dtype == DType::f32;
 }
 
+bool uses_later_outputs(const Node& node) {
+    for (size_t i = 1; i < node.outputs().size(); ++i) {
+        const Value* output = node.outputs()[i];
+        if (output && (!output->uses.empty() || node.graph().is_output(output))) return true;
+    }
+    return false;
+}
+
 Layouts plain_layouts(const RegionView& region, std::span<const Layout>) {
     return {std::vector<Layout>(region.node().inputs().size(), Layout::plain),
             std::vector<Layout>(region.node().outputs().size(), Layout::plain)};

@@ -57,8 +57,9 @@ Refusal can_attend(const RegionView& region, const Environment& environment) {
         if (!is_f32(node.input(i))) return Refusal::dtype_not_handled;
     for (int i = 4; i < node.input_count(); ++i)
         if (node.input(i)) return Refusal::attribute_not_handled;
-    for (size_t i = 1; i < node.outputs().size(); ++i)
-        if (node.outputs()[i] && !node.outputs()[i]->uses.empty()) return Refusal::attribute_not_handled;
+    if (uses_later_outputs(node)) return Refusal::attribute_not_handled;
+    if (node.integer("left_window_size") >= 0 || node.integer("right_window_size") >= 0)
+        return Refusal::attribute_not_handled;
     if (element_count(node.output()->dims()) == 0 || element_count(node.input(1)->dims()) == 0)
         return Refusal::shape_not_handled;
     const AttentionArgs args = attention_args(node);

@@ -68,9 +68,7 @@ std::unique_ptr<Kernel> compile_softmax(const RegionView& region, const Layouts&
 Refusal can_row_norm(const RegionView& region, const Environment& environment) {
     if (const Refusal r = single_f32(region, environment); r != Refusal::none) return r;
     const Node& node = region.node();
-    if (node.outputs().size() > 1)
-        for (size_t i = 1; i < node.outputs().size(); ++i)
-            if (node.outputs()[i] && !node.outputs()[i]->uses.empty()) return Refusal::attribute_not_handled;
+    if (uses_later_outputs(node)) return Refusal::attribute_not_handled;
     const Dims dims = node.input(0)->dims();
     const int64_t n = product(dims, static_cast<size_t>(axis_of(node)), dims.size());
     for (int i = 1; i < node.input_count(); ++i)
