@@ -1,4 +1,5 @@
 // Losses: NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss.
+#include <algorithm>
 #include <cmath>
 
 #include "reference/codec.hpp"

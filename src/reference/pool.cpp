@@ -1,7 +1,6 @@
 // Pooling: MaxPool, AveragePool, LpPool, MaxUnpool, and their global forms.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/thread_pool.hpp"
 #include "reference/codec.hpp"
@@ -56,7 +55,7 @@ void cover(const PoolSizes& s, const Dims& at, Coverage& c) {
     }
 }
 
-/// Calls fn(plane of the input, coverage, output index within the plane, plane number).
+/// Calls fn(plane of the input, coverage, output index, plane number) for each window.
 template <typename Fn>
 void for_each_window(const PoolSizes& s, const std::vector<double>& x, Fn fn) {
     const int64_t in_size = element_count(s.in), out_size = element_count(s.out);
@@ -70,7 +69,7 @@ void for_each_window(const PoolSizes& s, const std::vector<double>& x, Fn fn) {
         for (int64_t o = begin; o < end; ++o, position.next()) {
             cover(s, position.at(), coverage);
             for (int64_t plane = 0; plane < s.planes; ++plane)
-                fn(x.data() + plane * in_size, coverage, o, plane * out_size + o, plane);
+                fn(x.data() + plane * in_size, coverage, plane * out_size + o, plane);
         }
     });
 }
@@ -90,7 +89,7 @@ void max_pool(RefContext& ctx) {
     const double lowest = arithmetic_of(x.dtype()) == Arithmetic::unsigned_integer ? 0
                           : arithmetic_of(x.dtype()) == Arithmetic::real           ? -HUGE_VAL
                                                                          : -std::ldexp(1.0, bit_width(x.dtype()) - 1);
-    for_each_window(s, in, [&](const double* from, const Coverage& c, int64_t, int64_t at, int64_t plane) {
+    for_each_window(s, in, [&](const double* from, const Coverage& c, int64_t at, int64_t plane) {
         double best = lowest;
         int64_t index = c.offsets.empty() ? 0 : c.offsets[0];
         for (int64_t offset : c.offsets) {
@@ -121,7 +120,7 @@ void average_pool(RefContext& ctx) {
     const bool with_padding = ctx.integer("count_include_pad") != 0;
     const std::vector<double> in = read_all<double>(x);
     std::vector<double> y(static_cast<size_t>(element_count(s.out_dims)));
-    for_each_window(s, in, [&](const double* from, const Coverage& c, int64_t, int64_t at, int64_t) {
+    for_each_window(s, in, [&](const double* from, const Coverage& c, int64_t at, int64_t) {
         double sum = 0;
         for (int64_t offset : c.offsets) sum += from[offset];
         const auto count = with_padding ? c.padded : static_cast<int64_t>(c.offsets.size());
@@ -137,7 +136,7 @@ void lp_pool(RefContext& ctx) {
     const auto p = static_cast<double>(ctx.integer("p"));
     const std::vector<double> in = read_all<double>(x);
     std::vector<double> y(static_cast<size_t>(element_count(s.out_dims)));
-    for_each_window(s, in, [&](const double* from, const Coverage& c, int64_t, int64_t at, int64_t) {
+    for_each_window(s, in, [&](const double* from, const Coverage& c, int64_t at, int64_t) {
         double sum = 0;
         for (int64_t offset : c.offsets) sum += std::pow(std::fabs(from[offset]), p);
         y[static_cast<size_t>(at)] = std::pow(sum, 1 / p);

@@ -205,7 +205,7 @@ void recur(RefContext& ctx, int64_t gates, const std::vector<std::string>& defau
     if (ctx.has_input(4)) lengths = ctx.input(4).to_int64s();
     if (static_cast<int64_t>(lengths.size()) != batch) ctx.error("sequence_lens must have one length a sample");
     auto h = read_state(ctx, 5, directions, batch, hidden, batch_first);
-    auto c = read_state(ctx, has_cell ? 6 : 99, directions, batch, hidden, batch_first);
+    auto c = has_cell ? read_state(ctx, 6, directions, batch, hidden, batch_first) : h;
 
     const std::vector<double> in = read_all<double>(x);
     std::vector<double> y(static_cast<size_t>(length * directions * batch * hidden), 0.0),

@@ -1,4 +1,5 @@
 // Softmax, LogSoftmax, Hardmax along an axis.
+#include <algorithm>
 #include <cmath>
 
 #include "base/thread_pool.hpp"
