@@ -50,7 +50,7 @@ typedef struct planish_load_options {
  * expression ("N", "2*S + 1"), and the number as text where it is fixed. `rank` is -1 when even that is open. */
 typedef struct planish_tensor_info {
     const char* name;
-    int32_t dtype; /* ONNX TensorProto.DataType: 1 float32, 2 uint8, 3 int8, 6 int32, 7 int64, 9 bool, 10 float16, ... */
+    int32_t dtype; /* ONNX TensorProto.DataType: 1 float32, 2 uint8, 3 int8, 6 int32, 7 int64, 9 bool, ... */
     int32_t rank;
     const int64_t* dims;
     const char* const* symbols;
@@ -77,7 +77,8 @@ PLANISH_C_API const char* planish_last_error_hint(void);
 PLANISH_C_API const char* planish_status_name(planish_status status);
 
 /* `options` may be NULL. */
-PLANISH_C_API planish_status planish_load(const char* path, const planish_load_options* options, planish_engine** engine);
+PLANISH_C_API planish_status planish_load(const char* path, const planish_load_options* options,
+                                          planish_engine** engine);
 /* The bytes are copied where that is needed; the caller may free them after the call. */
 PLANISH_C_API planish_status planish_load_bytes(const void* data, size_t size, const planish_load_options* options,
                                                 planish_engine** engine);

@@ -38,7 +38,8 @@ class GemmPlan {
     const PackLayout& b_layout() const;
 
     /// `operands[i]` is what PostOp::operand == i refers to: n floats for a channel operand, a matrix with C's row
-    /// stride for a tensor operand (which may be C itself, but not overlap it otherwise). `packed_b` must be 64-byte aligned. No allocation.
+    /// stride for a tensor operand (which may be C itself, but not overlap it otherwise). `packed_b` must be 64-byte
+    /// aligned. No allocation.
     void run(const float* a, const float* packed_b, float* c, std::span<const float* const> operands, ThreadPool& pool,
              int max_threads) const;
 

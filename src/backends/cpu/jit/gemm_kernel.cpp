@@ -251,7 +251,8 @@ struct KeyHash {
         const auto mix = [&h](uint64_t value) { h = (h ^ value) * 1099511628211ULL; };
         mix(static_cast<uint64_t>(key.isa));
         mix(static_cast<uint64_t>(key.rows) << 16 | static_cast<uint64_t>(key.vectors) << 8 |
-            static_cast<uint64_t>(key.masked) << 1 | static_cast<uint64_t>(key.prefetch_lines) << 32 | static_cast<uint64_t>(key.accumulate));
+            static_cast<uint64_t>(key.masked) << 1 | static_cast<uint64_t>(key.prefetch_lines) << 32 |
+            static_cast<uint64_t>(key.accumulate));
         for (const PostOp& op : key.post_ops) {
             uint32_t alpha = 0, beta = 0;
             std::memcpy(&alpha, &op.alpha, 4);
@@ -267,7 +268,8 @@ struct KeyHash {
 struct KeyEqual {
     bool operator()(const GemmKernelKey& x, const GemmKernelKey& y) const {
         if (x.isa != y.isa || x.rows != y.rows || x.vectors != y.vectors || x.masked != y.masked ||
-            x.accumulate != y.accumulate || x.prefetch_lines != y.prefetch_lines || x.post_ops.size() != y.post_ops.size()) {
+            x.accumulate != y.accumulate || x.prefetch_lines != y.prefetch_lines ||
+            x.post_ops.size() != y.post_ops.size()) {
             return false;
         }
         for (size_t i = 0; i < x.post_ops.size(); ++i) {

@@ -72,7 +72,7 @@ class TileLoop {
     Problem problem_;
     PackLayout layout_;
     int64_t tiles_ = 0, tile_rows_ = 0, large_tiles_ = 0;
-    int64_t group_tiles_ = 0;  ///< tiles that share one pass over the panels
+    int64_t group_tiles_ = 0;     ///< tiles that share one pass over the panels
     int64_t prefetch_lines_ = 0;  ///< of the next panel, in each kPrefetchSteps of k
     std::vector<KBlock> blocks_;
     // [stage][panel][tile]; null where the shape has no such tile.
