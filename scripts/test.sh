@@ -4,6 +4,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 say "C++ unit tests"
-ctest --preset release -j "$(nproc)" --progress
+ctest --preset release -j "$(nproc)"
 say "Python tests"
 python -m pytest tests/python "$@"
