@@ -1,5 +1,8 @@
 // Element types: names and sizes, from one table.
+// Public API without a PLANISH_API on each declaration: the pragma exports what this file defines of it.
+#pragma GCC visibility push(default)
 #include "planish/dtype.hpp"
+#pragma GCC visibility pop
 
 #include <iterator>
 

@@ -1,5 +1,8 @@
 // Tensor: memory and element access.
+// Public API without a PLANISH_API on each declaration: the pragma exports what this file defines of it.
+#pragma GCC visibility push(default)
 #include "planish/tensor.hpp"
+#pragma GCC visibility pop
 
 #include <bit>
 #include <cmath>
