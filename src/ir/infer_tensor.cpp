@@ -324,6 +324,13 @@ Dim sliced_extent(const Dim& extent, const Dim& start, const Dim& end, int64_t s
                            end.is_constant() && *end.value() <= -kFar;
         return whole ? Dim::ceil_div(extent, -step) : Dim::unknown();
     }
+    // A symbolic place that may be negative counts from the end, or not: only extent - k is known to lie inside.
+    const auto unclear = [&](const Dim& v) {
+        if (v.is_constant() || v.to_string().find('-') == std::string::npos) return false;
+        const auto distance = (extent - v).value();
+        return !distance || *distance < 0;
+    };
+    if (unclear(start) || unclear(end)) return Dim::unknown();
     const auto placed = [&](const Dim& v) {
         if (!v.is_constant()) return v;
         const int64_t k = *v.value();

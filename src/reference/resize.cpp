@@ -151,6 +151,7 @@ std::vector<AxisResize> plan_axes(RefContext& ctx) {
     for (size_t i = 0; i < axes.size(); ++i) {
         AxisResize& a = plan[static_cast<size_t>(axes[i])];
         if (has_scales) {
+            if (!(given[i] > 0)) ctx.error("has the scale " + std::to_string(given[i]) + ", which is not above 0");
             a.scale = given[i];
             a.out = infer::scaled_size(a.in, given[i]);
             continue;

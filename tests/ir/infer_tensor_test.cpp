@@ -75,6 +75,26 @@ TEST(InferTensor, SlicesOfSymbolicAxes) {
               "float32[S, 4]");
 }
 
+TEST(InferTensor, SlicesFromSymbolicPlaces) {
+    // x[:, s - 2:] has two elements; x[:, -n:] has n of them only where n is not above s.
+    EXPECT_EQ(type_of_output(R"(
+ const %a : int64[1] = [1]
+ const %two : int64[1] = [2]
+ const %far : int64[1] = [9223372036854775807]
+ %s = Shape(%x) {start = 1, end = 2}
+ %b = Sub(%s, %two)
+ %y = Slice(%x, %b, %far, %a))"),
+              "float32[N, 2, 12]");
+    const std::string type = type_of_output(R"(
+ const %a : int64[1] = [1]
+ const %zero : int64[1] = [0]
+ const %far : int64[1] = [9223372036854775807]
+ %n = Shape(%x) {end = 1}
+ %b = Sub(%zero, %n)
+ %y = Slice(%x, %b, %far, %a))");
+    EXPECT_NE(type.find('?'), std::string::npos) << type;
+}
+
 TEST(InferTensor, PartsAndBlocks) {
     EXPECT_EQ(type_of_output("%a, %y = Split(%x) {axis = 2, num_outputs = 2}"), "float32[N, S, 6]");
     EXPECT_EQ(type_of_output("%y = DepthToSpace(%x) {blocksize = 2}", "float32[N, 12, H, W]"),
