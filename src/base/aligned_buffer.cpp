@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "base/memory_limit.hpp"
 #include "planish/error.hpp"
 
 namespace planish {
@@ -18,7 +19,8 @@ AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
     const size_t alignment = huge ? kHugePage : kAlignment;
     void* memory = nullptr;
     const size_t rounded = (size + kAlignment - 1) / kAlignment * kAlignment;
-    if (rounded < size || posix_memalign(&memory, alignment, rounded) != 0) {
+    if (rounded < size || rounded > static_cast<size_t>(memory_limit()) ||
+        posix_memalign(&memory, alignment, rounded) != 0) {
         size_ = 0;
         fail(ErrorCode::resource_exhausted, "cannot allocate " + std::to_string(size) + " bytes",
              "use smaller shapes or fewer contexts, or give the process more memory");

@@ -11,6 +11,7 @@
 #include <limits>
 #include <new>
 
+#include "base/memory_limit.hpp"
 #include "base/small_float.hpp"
 #include "planish/error.hpp"
 
@@ -36,6 +37,13 @@ void set_packed(void* data, int64_t i, int bits, uint32_t value) {
 int64_t sign_extend(uint32_t value, int bits) {
     const uint32_t sign = 1u << (bits - 1);
     return static_cast<int64_t>(value ^ sign) - static_cast<int64_t>(sign);
+}
+
+/// Element access is what the reference interpreter rests on, and its indices come from models: it is always checked.
+void require_element(const Tensor& tensor, int64_t i) {
+    if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(tensor.size())) [[unlikely]]
+        fail(ErrorCode::invalid_argument, "element " + std::to_string(i) + " of a tensor of " +
+                                              std::to_string(tensor.size()) + " elements does not exist");
 }
 
 int64_t to_integer(double value) {
@@ -68,12 +76,15 @@ std::string to_string(std::span<const int64_t> dims) {
 }
 
 Tensor::Tensor(DType dtype, Dims dims) : dtype_(dtype), dims_(std::move(dims)), size_(element_count(dims_)) {
-    if (dtype == DType::undefined) fail(ErrorCode::internal, "a tensor needs a dtype");
+    if (dtype != DType::string && bit_width(dtype) == 0) fail(ErrorCode::internal, "a tensor needs a dtype");
+    const int64_t limit = memory_limit();
     if (dtype == DType::string) {
+        if (size_ > limit / static_cast<int64_t>(sizeof(std::string)))
+            fail(ErrorCode::resource_exhausted, "a tensor of shape " + to_string(dims_) + " does not fit in memory");
         strings_ = std::make_shared<std::vector<std::string>>(static_cast<size_t>(size_));
         return;
     }
-    if (size_ > std::numeric_limits<int64_t>::max() / 16)
+    if (size_ > std::numeric_limits<int64_t>::max() / 16 || byte_size(dtype, size_) > limit)
         fail(ErrorCode::resource_exhausted, "a tensor of shape " + to_string(dims_) + " does not fit in memory");
     const size_t bytes = static_cast<size_t>(byte_size(dtype, size_));
     if (bytes == 0) return;
@@ -122,6 +133,7 @@ Tensor Tensor::clone() const {
 }
 
 double Tensor::at_double(int64_t i) const {
+    require_element(*this, i);
     switch (dtype_) {
         case DType::f32:
             return static_cast<const float*>(data_)[i];
@@ -146,6 +158,7 @@ double Tensor::at_double(int64_t i) const {
 }
 
 int64_t Tensor::at_int64(int64_t i) const {
+    require_element(*this, i);
     switch (dtype_) {
         case DType::boolean:
         case DType::u8:
@@ -183,6 +196,7 @@ int64_t Tensor::at_int64(int64_t i) const {
 }
 
 void Tensor::set_double(int64_t i, double value) {
+    require_element(*this, i);
     void* p = raw();
     switch (dtype_) {
         case DType::f32:

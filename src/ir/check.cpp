@@ -53,8 +53,10 @@ class Checker {
         const int produced = static_cast<int>(node.outputs().size());
         require(produced >= op.min_outputs && (op.max_outputs < 0 || produced <= op.max_outputs), node,
                 "has a wrong number of outputs");
+        const int required = node.is("Loop") ? 0 : op.min_inputs;  // Loop's trip count and condition may be omitted
         for (int i = 0; i < given; ++i) {
             const Value* input = node.input(i);
+            require(input != nullptr || i >= required, node, "omits its required input " + std::to_string(i));
             if (input == nullptr) continue;
             require(defined_.contains(input), node, "reads '" + input->name + "' before it is defined");
             int uses = 0;

@@ -19,9 +19,17 @@ struct Atom {
     Dim a, b;          // operands of floor_div, max, min
 };
 
+// Products of sums grow as fast as they are written; no network's shapes come near this, a hostile plan's may.
+constexpr size_t kMaxTerms = 512;
+
 using Monomial = std::vector<std::string>;  // sorted atom texts; empty: the constant term
 
 int64_t floor_div_int(int64_t a, int64_t b) {
+    if (b == -1) {  // the one quotient that may not fit
+        int64_t r;
+        if (__builtin_sub_overflow(int64_t{0}, a, &r)) fail(ErrorCode::invalid_model, "a dimension overflows 64 bits");
+        return r;
+    }
     const int64_t q = a / b;
     return (a % b != 0 && (a < 0) != (b < 0)) ? q - 1 : q;
 }
@@ -71,7 +79,7 @@ struct Dim::Poly {
         // Text: terms in order, the constant last.
         auto append = [&](const Monomial& m, int64_t c) {
             const bool negative = c < 0;
-            const int64_t magnitude = negative ? -c : c;
+            const uint64_t magnitude = negative ? 0 - static_cast<uint64_t>(c) : static_cast<uint64_t>(c);
             p.text += p.text.empty() ? (negative ? "-" : "") : (negative ? " - " : " + ");
             if (m.empty() || magnitude != 1) p.text += std::to_string(magnitude) + (m.empty() ? "" : "*");
             for (size_t i = 0; i < m.size(); ++i) p.text += (i ? "*" : "") + m[i];
@@ -109,7 +117,7 @@ std::atomic<uint64_t> next_unknown{0};
 
 Dim Dim::symbol(std::string name) {
     uint64_t number = 0;
-    if (name.size() > 1 && name[0] == '?' &&
+    if (name.size() > 1 && name.size() < 16 && name[0] == '?' &&
         std::from_chars(name.data() + 1, name.data() + name.size(), number).ptr == name.data() + name.size()) {
         // An unknown read back from text keeps its number; fresh ones start above it.
         uint64_t seen = next_unknown.load();
@@ -152,6 +160,7 @@ Dim operator-(const Dim& a, const Dim& b) {
 Dim operator*(const Dim& a, const Dim& b) {
     if (!a.poly_ && !b.poly_) return checked_mul(a.constant_, b.constant_);
     const Dim::Poly p = Dim::Poly::of(a), q = Dim::Poly::of(b);
+    if (p.terms.size() * q.terms.size() > kMaxTerms) fail(ErrorCode::invalid_model, "a dimension is too complex");
     Dim::Poly r;
     r.atoms = p.atoms;
     r.atoms.insert(q.atoms.begin(), q.atoms.end());
@@ -179,14 +188,14 @@ std::optional<Dim> Dim::exact_div(const Dim& a, const Dim& b) {
     Poly p = Poly::of(a);
     std::map<Monomial, int64_t> terms;
     for (const auto& [m, c] : p.terms) {
-        if (c % coefficient != 0) return std::nullopt;
+        if (coefficient != -1 && c % coefficient != 0) return std::nullopt;
         Monomial rest = m;
         for (const std::string& atom : divisor) {
             const auto it = std::find(rest.begin(), rest.end(), atom);
             if (it == rest.end()) return std::nullopt;
             rest.erase(it);
         }
-        terms[rest] = c / coefficient;
+        terms[rest] = floor_div_int(c, coefficient);
     }
     p.terms = std::move(terms);
     return Poly::finish(std::move(p));
@@ -201,7 +210,7 @@ Dim Dim::floor_div(const Dim& a, const Dim& b) {
         Poly whole, rest;
         for (const auto& [m, c] : a.poly_->terms) {
             const int64_t q = floor_div_int(c, b.constant_);
-            const bool divides = c == q * b.constant_;
+            const bool divides = b.constant_ == -1 || c % b.constant_ == 0;
             if (divides || m.empty()) whole.terms[m] = q;
             if (!divides) rest.terms[m] = m.empty() ? c - q * b.constant_ : c;
         }

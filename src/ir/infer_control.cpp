@@ -48,10 +48,17 @@ Type sequence_of(const Type& element) {
     return {Kind::sequence, element.dtype, element.shape, Kind::tensor};
 }
 
-void bind_captures(InferContext& c, Graph& body) {
+int64_t captures_of(const InferContext& c) {
     const int64_t captures = c.integer("captures");
+    if (captures < 0 || captures > c.input_count())
+        c.error("has " + std::to_string(captures) + " captures among " + std::to_string(c.input_count()) + " inputs");
+    return captures;
+}
+
+void bind_captures(InferContext& c, Graph& body) {
+    const int64_t captures = captures_of(c);
     const auto inputs = static_cast<int64_t>(body.inputs().size());
-    if (captures > inputs || captures > c.input_count()) c.error("has more captures than inputs");
+    if (captures > inputs) c.error("has more captures than its body has inputs");
     for (int64_t i = 0; i < captures; ++i) {
         const int outer = static_cast<int>(c.input_count() - captures + i);
         bind(body, inputs - captures + i, c.input(outer), c.node().input(outer));
@@ -63,6 +70,7 @@ void bind_captures(InferContext& c, Graph& body) {
 void region(InferContext& c) {
     Graph& body = *c.node().subgraph("body");
     require_inputs(c, body, c.input_count());
+    if (body.nodes().empty()) c.error("has a body without nodes");
     if (body.outputs().size() != c.outputs.size())
         c.error("has a body of " + std::to_string(body.outputs().size()) + " outputs, needs " +
                 std::to_string(c.outputs.size()));
@@ -78,7 +86,7 @@ void region(InferContext& c) {
 void if_(InferContext& c) {
     const GraphPtr branches[2] = {c.node().subgraph("then_branch"), c.node().subgraph("else_branch")};
     for (const GraphPtr& branch : branches) {
-        require_inputs(c, *branch, c.integer("captures"));
+        require_inputs(c, *branch, captures_of(c));
         if (branch->outputs().size() != c.outputs.size())
             c.error("has a branch of " + std::to_string(branch->outputs().size()) + " outputs, needs " +
                     std::to_string(c.outputs.size()));
@@ -95,7 +103,7 @@ void if_(InferContext& c) {
 // Body: (iteration, condition, carried..., captures...) -> (condition, carried..., scanned...).
 void loop(InferContext& c) {
     Graph& body = *c.node().subgraph("body");
-    const int64_t captures = c.integer("captures");
+    const int64_t captures = captures_of(c);
     const int64_t carried = c.input_count() - captures - 2;
     require_inputs(c, body, 2 + carried + captures);
     const auto scanned = static_cast<int64_t>(body.outputs().size()) - 1 - carried;
@@ -145,8 +153,10 @@ void loop(InferContext& c) {
 // Body: (state..., one slice of each scanned input..., captures...) -> (state..., one slice of each scanned output...).
 void scan(InferContext& c) {
     Graph& body = *c.node().subgraph("body");
-    const int64_t captures = c.integer("captures");
+    const int64_t captures = captures_of(c);
     const int64_t scanned = c.integer("num_scan_inputs");
+    if (scanned < 1 || scanned > c.input_count() - captures)
+        c.error("scans " + std::to_string(scanned) + " of " + std::to_string(c.input_count() - captures) + " inputs");
     const int64_t states = c.input_count() - captures - scanned;
     require_inputs(c, body, states + scanned + captures);
     const auto results = static_cast<int64_t>(body.outputs().size()) - states;
@@ -188,9 +198,11 @@ void scan(InferContext& c) {
 void sequence_map(InferContext& c) {
     Graph& body = *c.node().subgraph("body");
     require_inputs(c, body, c.input_count());
+    const int64_t captures = captures_of(c);
+    if (c.input(0).kind != Kind::sequence) c.error("needs a sequence");
     for (int i = 0; i < c.input_count(); ++i) {
         const Type& type = c.input(i);
-        const bool captured = i >= c.input_count() - c.integer("captures");
+        const bool captured = i >= c.input_count() - captures;
         bind(body, i, !captured && type.kind == Kind::sequence ? element_of(type) : type);
     }
     body.infer();

@@ -20,7 +20,7 @@ std::optional<Dim> combine(std::string_view op, const Dim& a, const Dim& b) {
         if (y && *y == 0) return std::nullopt;
         if (auto exact = Dim::exact_div(a, b)) return exact;
         // Truncation is the floor where nothing is negative, which sizes are; constants are divided as they are.
-        if (x && y) return Dim(*x / *y);
+        if (x && y) return *y == -1 ? Dim(0) - a : Dim(*x / *y);
         return Dim::floor_div(a, b);
     }
     if (op == "Mod" && x && y && *x >= 0 && *y > 0) return Dim(*x % *y);
@@ -89,7 +89,8 @@ void same(InferContext& ctx) {
     } else if (ctx.node().is("Abs") || ctx.node().is("Relu")) {
         for (Dim& v : *values)
             if (!v.is_constant()) return;
-        for (Dim& v : *values) v = ctx.node().is("Abs") ? std::abs(*v.value()) : std::max<int64_t>(*v.value(), 0);
+        for (Dim& v : *values)
+            if (*v.value() < 0) v = ctx.node().is("Abs") ? Dim(0) - v : Dim(0);
         ctx.set_symbolic(0, std::move(*values));
     }
 }
@@ -121,6 +122,8 @@ void where(InferContext& ctx) {
     const auto c = ctx.symbolic(0), x = ctx.symbolic(1), y = ctx.symbolic(2);
     if (!c || !x || !y || !is_integer(ctx.input(1).dtype)) return;
     std::vector<Dim> out(std::max({c->size(), x->size(), y->size()}));
+    for (const auto* list : {&*c, &*x, &*y})
+        if (list->size() != 1 && list->size() != out.size()) return;
     const auto at = [](const std::vector<Dim>& v, size_t k) { return v.size() == 1 ? v[0] : v[k]; };
     for (size_t k = 0; k < out.size(); ++k) {
         const auto chosen = at(*c, k).value();
@@ -133,6 +136,28 @@ void where(InferContext& ctx) {
 /// The slope (PRelu) or the bounds (Clip) follow the first input's shape.
 void like_first(InferContext& ctx) {
     for (int i = 1; i < ctx.input_count(); ++i) require_same_dtype(ctx, 0, i);
+    ctx.set_output(0, ctx.input(0).dtype, ctx.input(0).shape);
+}
+
+/// Limits are scalars.
+void clip(InferContext& ctx) {
+    for (int i = 1; i <= 2; ++i) {
+        if (!ctx.has_input(i) || !ctx.has_shape(i)) continue;
+        for (const Dim& d : ctx.shape(i)) require_equal(ctx, d, 1, "sizes (of a limit, which is a scalar)");
+    }
+    like_first(ctx);
+}
+
+/// The slope broadcasts to the input, never the input to the slope.
+void prelu(InferContext& ctx) {
+    require_same_dtype(ctx, 0, 1);
+    if (const auto both = broadcast_inputs(ctx, 0, 2); both && ctx.has_shape(0)) {
+        const Shape& x = ctx.shape(0);
+        bool fits = both->size() == x.size();
+        for (size_t d = 0; fits && d < x.size(); ++d)
+            fits = !x[d].is_constant() || !(*both)[d].is_constant() || x[d] == (*both)[d];
+        if (!fits) ctx.error("has a slope of shape " + to_string(ctx.shape(1)) + " for an input of " + to_string(x));
+    }
     ctx.set_output(0, ctx.input(0).dtype, ctx.input(0).shape);
 }
 

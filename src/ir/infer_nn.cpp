@@ -132,6 +132,29 @@ void batch_normalization(InferContext& ctx) {
     ctx.set_output(2, ctx.input(4).dtype, ctx.input(4).shape);
 }
 
+void instance_normalization(InferContext& ctx) {
+    if (ctx.has_shape(0)) {
+        if (ctx.shape(0).size() < 2)
+            ctx.error("needs [batch, channels, ...], but its input is " + to_string(ctx.shape(0)));
+        for (int i = 1; i <= 2; ++i) {
+            require_rank(ctx, i, 1);
+            if (ctx.has_shape(i))
+                require_equal(ctx, ctx.shape(0)[1], ctx.shape(i)[0], "channels (input, scale or bias)");
+        }
+    }
+    ctx.set_output(0, ctx.input(0).dtype, ctx.input(0).shape);
+}
+
+void group_normalization(InferContext& ctx) {
+    const int64_t groups = ctx.integer("num_groups");
+    if (groups < 1) ctx.error("has num_groups " + std::to_string(groups));
+    instance_normalization(ctx);
+    if (!ctx.has_shape(0)) return;
+    const Dim& channels = ctx.shape(0)[1];
+    if (channels.is_constant() && *channels.value() % groups != 0)
+        ctx.error("cannot split " + channels.to_string() + " channels into " + std::to_string(groups) + " groups");
+}
+
 void layer_normalization(InferContext& ctx) {
     ctx.set_output(0, ctx.input(0).dtype, ctx.input(0).shape);
     std::optional<Shape> kept;

@@ -32,10 +32,20 @@ void attention(InferContext& ctx) {
         ctx.error("needs q_num_heads and kv_num_heads for inputs of rank 3");
     const int64_t q_heads = packed ? ctx.integer("q_num_heads") : 0,
                   kv_heads = packed ? ctx.integer("kv_num_heads") : 0;
+    if (packed && (q_heads < 1 || kv_heads < 1)) ctx.error("needs at least one head");
     const Dim heads = packed ? Dim(q_heads) : q[1], key_heads = packed ? Dim(kv_heads) : k[1];
     const Dim length = packed ? q[1] : q[2], size = packed ? split(k[2], kv_heads) : k[3];
     const Dim v_size = packed ? split(v[2], kv_heads) : v[3];
     Dim keys = packed ? k[1] : k[2];
+    require_equal(ctx, q[0], k[0], "batches (queries, keys)");
+    require_equal(ctx, q[0], v[0], "batches (queries, values)");
+    require_equal(ctx, key_heads, packed ? key_heads : v[1], "heads (keys, values)");
+    require_equal(ctx, keys, packed ? v[1] : v[2], "lengths (keys, values)");
+    require_equal(ctx, packed ? split(q[2], q_heads) : q[3], size, "head sizes (queries, keys)");
+    if (heads.is_constant() && key_heads.is_constant() &&
+        (*key_heads.value() == 0 || *heads.value() % *key_heads.value() != 0))
+        ctx.error("cannot share " + key_heads.to_string() + " heads of keys among " + heads.to_string() +
+                  " heads of queries");
     if (ctx.has_input(4)) keys = ctx.has_shape(4) && ctx.shape(4).size() == 4 ? keys + ctx.shape(4)[2] : Dim::unknown();
     ctx.set_output(0, dtype, packed ? Shape{q[0], length, heads * v_size} : Shape{q[0], heads, length, v_size});
     ctx.set_output(1, k_dtype, Shape{q[0], key_heads, keys, size});

@@ -16,7 +16,11 @@ Dim scalar_dim(const InferContext& ctx, int i) {
 }
 
 DType dtype_attribute(const InferContext& ctx, std::string_view name) {
-    return static_cast<DType>(ctx.integer(name));
+    const int64_t value = ctx.integer(name);
+    if (value <= 0 || value > static_cast<int64_t>(DType::i2))
+        ctx.error("has attribute '" + std::string(name) + "' = " + std::to_string(value) +
+                  ", which is no element type");
+    return static_cast<DType>(value);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Shape rules of data movement, selection and creation. Rules carry shape arithmetic along (set_symbolic), so that
 // Reshape, Expand, Slice and their like get exact symbolic output shapes.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "ir/infer_common.hpp"
@@ -216,7 +217,8 @@ void transpose(InferContext& c) {
         perm = all_axes(x.size());
         std::reverse(perm.begin(), perm.end());
     }
-    if (perm.size() != x.size() || normalised(c, perm, x.size()) != all_axes(x.size()))
+    const bool negative = std::any_of(perm.begin(), perm.end(), [](int64_t axis) { return axis < 0; });
+    if (negative || perm.size() != x.size() || normalised(c, perm, x.size()) != all_axes(x.size()))
         c.error("has a perm that is no permutation of the axes of " + to_string(x));
     Shape out;
     for (int64_t axis : perm) out.push_back(x[at(axis)]);
@@ -356,10 +358,14 @@ void slice(InferContext& c) {
     const auto axes = integers_of(c, 3, all_axes(count));
     const auto steps = integers_of(c, 4, std::vector<int64_t>(count, 1));
     if (!axes) return c.set_output(0, dtype, unknown_shape(static_cast<int64_t>(x.size())));
+    if ((starts && starts->size() != axes->size()) || (ends && ends->size() != axes->size()) ||
+        (steps && steps->size() != axes->size()))
+        c.error("needs one start, end and step for each axis");
+    normalised(c, *axes, x.size());
     Shape out = x;
     for (size_t i = 0; i < axes->size(); ++i) {
         const int64_t axis = normalize_axis(c, (*axes)[i], x.size());
-        const bool known = starts && ends && steps && i < starts->size() && i < ends->size() && i < steps->size();
+        const bool known = starts && ends && steps;
         if (known && (*steps)[i] == 0) c.error("has a step of 0");
         out[at(axis)] = known ? sliced_extent(x[at(axis)], (*starts)[i], (*ends)[i], (*steps)[i]) : Dim::unknown();
     }
@@ -446,7 +452,7 @@ void blocks(InferContext& c, bool to_space) {
     if (!c.has_shape(0)) return c.set_output(0, c.input(0).dtype, unknown_shape(4));
     require_rank(c, 0, 4);
     const int64_t b = c.integer("blocksize");
-    if (b <= 0) c.error("has blocksize " + std::to_string(b));
+    if (b <= 0 || b > (1 << 20)) c.error("has blocksize " + std::to_string(b));
     Shape out = c.shape(0);
     const auto divided = [&](const Dim& d, int64_t by) {
         if (d.is_constant() && *d.value() % by != 0)
@@ -503,9 +509,11 @@ void gather_nd(InferContext& c) {
         const Shape &x = c.shape(0), &indices = c.shape(1);
         if (indices.empty()) c.error("has scalar indices");
         if (const auto depth = indices.back().value()) {
-            const int64_t used = c.integer("batch_dims") + *depth;
-            if (used > static_cast<int64_t>(x.size()))
-                c.error("has more coordinates than " + to_string(x) + " has axes");
+            const int64_t batch_dims = c.integer("batch_dims"), rank = static_cast<int64_t>(x.size());
+            if (batch_dims < 0 || batch_dims >= static_cast<int64_t>(indices.size()) || batch_dims > rank)
+                c.error("has batch_dims " + std::to_string(batch_dims));
+            const int64_t used = batch_dims + *depth;
+            if (*depth > rank - batch_dims) c.error("has more coordinates than " + to_string(x) + " has axes");
             out.emplace(indices.begin(), indices.end() - 1);
             out->insert(out->end(), x.begin() + used, x.end());
         }
@@ -613,8 +621,7 @@ void constant_of_shape(InferContext& c) {
     std::optional<Shape> out = shape_operand(c, 0);
     const auto dims = out ? static_dims(*out) : std::nullopt;
     if (dims && given && is_integer(dtype)) {
-        int64_t count = 1;
-        for (int64_t d : *dims) count *= d;
+        const int64_t count = element_count(*dims);
         if (count <= kMaxSymbolic)
             c.set_symbolic(0, std::vector<Dim>(at(count), Dim(c.node().tensor("value").at_int64(0))));
     }
@@ -628,6 +635,7 @@ void range(InferContext& c) {
         const Tensor *start = c.constant(0), *limit = c.constant(1), *delta = c.constant(2);
         if (start && limit && delta && delta->at_double(0) != 0) {
             const double steps = (limit->at_double(0) - start->at_double(0)) / delta->at_double(0);
+            if (!(std::fabs(steps) < 0x1p62)) c.error("spans more than 2^62 numbers");
             int64_t whole = steps > 0 ? static_cast<int64_t>(steps) : 0;
             if (static_cast<double>(whole) < steps) ++whole;
             count = whole;
@@ -635,10 +643,13 @@ void range(InferContext& c) {
         return c.set_output(0, dtype, Shape{count});
     }
     const Symbols start = c.symbolic(0), limit = c.symbolic(1), delta = c.symbolic(2);
-    if (start && limit && delta && (*delta)[0].is_constant() && !((*delta)[0] == Dim(0))) {
+    for (int i = 0; i < 3; ++i)
+        if (const Tensor* t = c.constant(i); t && t->size() != 1) c.error("needs three scalars");
+    const bool scalars = start && limit && delta && start->size() == 1 && limit->size() == 1 && delta->size() == 1;
+    if (scalars && (*delta)[0].is_constant() && !((*delta)[0] == Dim(0))) {
         const int64_t step = *(*delta)[0].value();
-        count =
-            step > 0 ? Dim::ceil_div((*limit)[0] - (*start)[0], step) : Dim::ceil_div((*start)[0] - (*limit)[0], -step);
+        count = step > 0 ? Dim::ceil_div((*limit)[0] - (*start)[0], step)
+                         : Dim::ceil_div((*start)[0] - (*limit)[0], Dim(0) - (*delta)[0]);
         if (count.is_constant()) {
             count = std::max<int64_t>(0, *count.value());
             if (*count.value() <= kMaxSymbolic) {

@@ -216,19 +216,26 @@ void attention(RefContext& ctx) {
 void rotary_embedding(RefContext& ctx) {
     const Tensor& x = ctx.input(0);
     const bool packed = x.rank() == 3;
+    if (!packed && x.rank() != 4) ctx.error("needs an input of rank 3 or 4, not " + to_string(x.dims()));
     const int64_t heads = packed ? (ctx.has("num_heads") ? ctx.integer("num_heads") : 0) : x.dim(1);
-    if ((!packed && x.rank() != 4) || heads < 1 || (packed && x.dim(2) % heads != 0))
+    if (heads < 1 || (packed && x.dim(2) % heads != 0))
         ctx.error("an input of shape " + to_string(x.dims()) + " cannot be split into " + std::to_string(heads) +
                   " heads");
     const int64_t batch = x.dim(0), length = packed ? x.dim(1) : x.dim(2), size = packed ? x.dim(2) / heads : x.dim(3);
     const int64_t given = ctx.integer("rotary_embedding_dim"), rotated = given == 0 ? size : given, half = rotated / 2;
     const bool interleaved = ctx.integer("interleaved") != 0;
     const std::vector<double> cosines = read_all<double>(ctx.input(1)), sines = read_all<double>(ctx.input(2));
-    if (rotated > size || rotated % 2 != 0 || ctx.input(1).dim(-1) != half || ctx.input(2).dim(-1) != half)
+    if (rotated < 0 || rotated > size || rotated % 2 != 0 || ctx.input(1).dims() != ctx.input(2).dims() ||
+        ctx.input(1).rank() < 1 || ctx.input(1).dim(-1) != half)
         ctx.error("caches of shapes " + to_string(ctx.input(1).dims()) + " and " + to_string(ctx.input(2).dims()) +
                   " do not fit a rotation of " + std::to_string(rotated) + " features");
     std::vector<int64_t> positions;
-    if (ctx.has_input(3)) positions = ctx.input(3).to_int64s();
+    if (ctx.has_input(3)) {
+        positions = ctx.input(3).to_int64s();
+        if (ctx.input(3).size() != batch * length)
+            ctx.error(std::to_string(ctx.input(3).size()) + " positions are given for " +
+                      std::to_string(batch * length));
+    }
     const auto rows = static_cast<int64_t>(cosines.size()) / std::max<int64_t>(half, 1);
     std::vector<double> values = read_all<double>(x);
     for (int64_t n = 0; n < batch; ++n)

@@ -2,6 +2,7 @@
 #include "reference/elements.hpp"
 
 #include <cstring>
+#include <string>
 
 #include "planish/error.hpp"
 
@@ -52,11 +53,31 @@ void copy_row(void* to, int64_t to_offset, int64_t to_stride, const void* from, 
     for (int64_t i = 0; i < count; ++i) t[i * to_stride] = f[i * from_stride];
 }
 
+/// Offsets come from a model's own indices and shapes: every walk is checked against the memory it walks over.
+void require_within(const Tensor& tensor, int64_t first, int64_t last) {
+    if (first < 0 || last >= tensor.size())
+        fail(ErrorCode::invalid_argument, "elements " + std::to_string(first) + " to " + std::to_string(last) +
+                                              " of a tensor of shape " + to_string(tensor.dims()) + " do not exist");
+}
+
+void require_within(const Tensor& tensor, const Walk& walk, const Dims& dims) {
+    int64_t first = walk.offset, last = walk.offset;
+    for (size_t k = 0; k < dims.size(); ++k) {
+        int64_t reach = 0;
+        const bool overflows = __builtin_mul_overflow(dims[k] - 1, walk.strides[k], &reach) ||
+                               __builtin_add_overflow(reach < 0 ? first : last, reach, reach < 0 ? &first : &last);
+        if (overflows) fail(ErrorCode::invalid_argument, "a walk over " + to_string(dims) + " overflows 64 bits");
+    }
+    require_within(tensor, first, last);
+}
+
 }  // namespace
 
 void copy_elements(Tensor& to, int64_t to_index, const Tensor& from, int64_t from_index, int64_t count) {
     if (to.dtype() != from.dtype()) fail(ErrorCode::internal, "copy_elements between different dtypes");
     if (count <= 0) return;
+    require_within(to, to_index, to_index + (count - 1));
+    require_within(from, from_index, from_index + (count - 1));
     if (to.dtype() == DType::string) {
         for (int64_t i = 0; i < count; ++i)
             to.strings()[static_cast<size_t>(to_index + i)] = from.strings()[static_cast<size_t>(from_index + i)];
@@ -92,6 +113,9 @@ int64_t count_range(const Dims& dims, int64_t begin, int64_t end) {
 void copy_strided(Tensor& to, Walk to_walk, const Tensor& from, Walk from_walk, Dims dims) {
     for (int64_t d : dims)
         if (d == 0) return;
+    if (to.dtype() != from.dtype()) fail(ErrorCode::internal, "copy_strided between different dtypes");
+    require_within(to, to_walk, dims);
+    require_within(from, from_walk, dims);
     simplify(dims, to_walk.strides, from_walk.strides);
     if (dims.empty()) return copy_elements(to, to_walk.offset, from, from_walk.offset);
     const int64_t count = dims.back();
@@ -126,6 +150,7 @@ void copy_strided(Tensor& to, Walk to_walk, const Tensor& from, Walk from_walk, 
 }
 
 void store_int64(Tensor& to, int64_t index, int64_t value) {
+    require_within(to, index, index);
     void* p = to.raw();
     switch (to.dtype()) {
         case DType::i64:

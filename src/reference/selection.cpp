@@ -100,7 +100,8 @@ void gather_nd(RefContext& c) {
     const int64_t batch_dims = c.integer("batch_dims");
     if (indices.rank() < 1) c.error("indices is a scalar");
     const int64_t depth = indices.dim(-1);
-    if (batch_dims + depth > x.rank()) c.error("indices have more coordinates than the data has axes");
+    if (batch_dims < 0 || batch_dims >= indices.rank() || depth < 0 || depth > x.rank() - batch_dims)
+        c.error("indices have more coordinates than the data has axes");
     Dims dims(indices.dims().begin(), indices.dims().end() - 1);
     dims.insert(dims.end(), x.dims().begin() + batch_dims + depth, x.dims().end());
     const int64_t batches = count_range(x.dims(), 0, batch_dims);
@@ -162,6 +163,11 @@ void tensor_scatter(RefContext& c) {
     const Tensor& update = c.input(1);
     const int64_t axis = c.axis("axis", cache.rank());
     if (axis == 0) c.error("the axis is the batch axis");
+    Dims expected = cache.dims();
+    if (update.rank() == cache.rank()) expected[at(axis)] = update.dim(axis);
+    if (update.dims() != expected || update.dtype() != cache.dtype())
+        c.error("an update of shape " + to_string(update.dims()) + " does not fit a cache of " +
+                to_string(cache.dims()));
     const bool circular = c.text("mode") == "circular";
     const int64_t extent = cache.dim(axis), steps = update.dim(axis);
     const int64_t inner = count_range(cache.dims(), axis + 1, cache.rank());
@@ -172,7 +178,7 @@ void tensor_scatter(RefContext& c) {
         const int64_t start = c.has_input(2) ? c.input(2).at_int64(b) : 0;
         for (int64_t o = b * between; o < (b + 1) * between; ++o)
             for (int64_t t = 0; t < steps; ++t) {
-                const int64_t place = circular ? (start + t) % extent : start + t;
+                const int64_t place = circular ? (start % extent + t) % extent : start + t;
                 copy_elements(out, (o * extent + checked_index(c, place, extent)) * inner, update,
                               (o * steps + t) * inner, inner);
             }

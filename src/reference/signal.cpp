@@ -143,6 +143,7 @@ namespace {
 void cosine_window(RefContext& ctx, double a0, double a1, double a2) {
     const int64_t size = ctx.input(0).at_int64(0);
     if (size < 0) ctx.error("a window of size " + std::to_string(size));
+    Tensor& out = ctx.output(0, static_cast<DType>(ctx.integer("output_datatype")), {size});
     const double period = static_cast<double>(ctx.integer("periodic") ? size : size - 1);
     std::vector<double> w(static_cast<size_t>(size));
     for (size_t n = 0; n < w.size(); ++n) {
@@ -150,7 +151,7 @@ void cosine_window(RefContext& ctx, double a0, double a1, double a2) {
         const double phase = period == 0 ? 0 : 2 * std::numbers::pi * static_cast<double>(n) / period;
         w[n] = period == 0 ? 1 : a0 - a1 * std::cos(phase) + a2 * std::cos(2 * phase);
     }
-    write_all(w, ctx.output(0, static_cast<DType>(ctx.integer("output_datatype")), {size}));
+    write_all(w, out);
 }
 
 }  // namespace
@@ -171,6 +172,8 @@ void mel_weight_matrix(RefContext& ctx) {
     const int64_t mels = ctx.input(0).at_int64(0), length = ctx.input(1).at_int64(0), rate = ctx.input(2).at_int64(0);
     const double low = ctx.input(3).at_double(0), high = ctx.input(4).at_double(0);
     if (mels < 1 || length < 1 || rate < 1) ctx.error("bins, length and rate must be positive");
+    const int64_t rows = length / 2 + 1;
+    Tensor& out = ctx.output(0, static_cast<DType>(ctx.integer("output_datatype")), {rows, mels});
     const auto to_mel = [](double hertz) { return 2595 * std::log10(1 + hertz / 700); };
     const double first = to_mel(low), step = (to_mel(high) - first) / static_cast<double>(mels + 2);
     std::vector<int64_t> bins;
@@ -179,7 +182,6 @@ void mel_weight_matrix(RefContext& ctx) {
         bins.push_back(
             static_cast<int64_t>(std::floor(static_cast<double>(length + 1) * hertz / static_cast<double>(rate))));
     }
-    const int64_t rows = length / 2 + 1;
     std::vector<double> m(static_cast<size_t>(rows * mels), 0.0);
     const auto set = [&](int64_t row, int64_t column, double value) {
         if (row >= 0 && row < rows) m[static_cast<size_t>(row * mels + column)] = value;
@@ -188,12 +190,12 @@ void mel_weight_matrix(RefContext& ctx) {
         const auto at = static_cast<size_t>(i);
         const int64_t left = bins[at], centre = bins[at + 1], right = bins[at + 2];
         if (centre == left) set(centre, i, 1);
-        for (int64_t j = left; j <= centre && centre > left; ++j)
+        for (int64_t j = std::max<int64_t>(left, 0); j <= std::min(centre, rows) && centre > left; ++j)
             set(j, i, static_cast<double>(j - left) / static_cast<double>(centre - left));
-        for (int64_t j = centre; j < right; ++j)
+        for (int64_t j = std::max<int64_t>(centre, 0); j < std::min(right, rows); ++j)
             set(j, i, static_cast<double>(right - j) / static_cast<double>(right - centre));
     }
-    write_all(m, ctx.output(0, static_cast<DType>(ctx.integer("output_datatype")), {rows, mels}));
+    write_all(m, out);
 }
 
 }  // namespace planish::reference

@@ -274,6 +274,9 @@ void deform_conv(RefContext& ctx) {
                   " and " + std::to_string(taps) + " taps");
     const std::vector<double> in = read_all<double>(x), weights = read_all<double>(w);
     const std::vector<double> offsets = read_all<double>(offset);
+    if (s.in.size() != 2 || (ctx.has_input(3) && ctx.input(3).size() != s.out_channels) ||
+        (ctx.has_input(4) && ctx.input(4).size() != s.batch * fields * taps * points))
+        ctx.error("its bias or mask does not fit an output of " + to_string(s.out_dims()));
     std::vector<double> masks, bias(static_cast<size_t>(s.out_channels), 0.0);
     if (ctx.has_input(3)) bias = read_all<double>(ctx.input(3));
     if (ctx.has_input(4)) masks = read_all<double>(ctx.input(4));

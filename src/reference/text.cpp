@@ -57,6 +57,7 @@ std::vector<std::string> split_text(const std::string& text, const std::string& 
 
 void string_concat(RefContext& c) {
     const Tensor &a = c.input(0), &b = c.input(1);
+    if (a.dtype() != DType::string || b.dtype() != DType::string) c.error("needs two tensors of strings");
     const auto rank = static_cast<size_t>(std::max(a.rank(), b.rank()));
     Dims dims(rank, 1);
     const auto strides_of = [&](const Tensor& x) {
@@ -146,6 +147,12 @@ void tf_idf_vectorizer(RefContext& c) {
     const std::vector<int64_t>& starts = c.integers("ngram_counts");
     const std::vector<int64_t>& places = c.integers("ngram_indexes");
     const int64_t shortest = c.integer("min_gram_length"), longest = c.integer("max_gram_length");
+    if (shortest < 1 || longest < shortest || c.integer("max_skip_count") < 0)
+        c.error("needs 1 <= min_gram_length <= max_gram_length and max_skip_count >= 0");
+    for (const int64_t s : starts)
+        if (s < 0 || s > static_cast<int64_t>(pool.size())) c.error("has ngram_counts that lie outside the pool");
+    for (const int64_t p : places)
+        if (p < 0) c.error("has a negative column in ngram_indexes");
     std::map<std::vector<std::string>, int64_t> grams;  // n-gram -> column
     size_t id = 0;
     for (size_t n = 1; n <= starts.size(); ++n) {
@@ -160,8 +167,8 @@ void tf_idf_vectorizer(RefContext& c) {
     Tensor& out = c.output(0, DType::f32, x.rank() == 2 ? Dims{rows, width} : Dims{width});
     std::span<float> y = out.data<float>();
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t skip = 1; skip <= c.integer("max_skip_count") + 1; ++skip)
-            for (int64_t n = shortest; n <= longest; ++n) {
+        for (int64_t skip = 1; skip <= std::min(c.integer("max_skip_count"), length) + 1; ++skip)
+            for (int64_t n = shortest; n <= std::min(longest, length); ++n) {
                 if (n == 1 && skip > 1) continue;  // skips do not change single items
                 for (int64_t i = 0; i + (n - 1) * skip < length; ++i) {
                     std::vector<std::string> gram;

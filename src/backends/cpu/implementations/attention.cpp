@@ -63,9 +63,14 @@ Refusal can_attend(const RegionView& region, const Environment& environment) {
     if (element_count(node.output()->dims()) == 0 || element_count(node.input(1)->dims()) == 0)
         return Refusal::shape_not_handled;
     const AttentionArgs args = attention_args(node);
-    if (const Value* mask = node.input(3))
-        if (mask->dims().empty() || mask->dims().size() > 4 || mask->dims().back() != args.keys)
+    if (const Value* mask = node.input(3)) {
+        Dims d = mask->dims();
+        if (d.empty() || d.size() > 4 || d.back() != args.keys) return Refusal::shape_not_handled;
+        d.insert(d.begin(), 4 - d.size(), 1);
+        if ((d[0] != 1 && d[0] != args.batch) || (d[1] != 1 && d[1] != args.heads) ||
+            (d[2] != 1 && d[2] != args.queries))
             return Refusal::shape_not_handled;
+    }
     return Refusal::none;
 }
 

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "backends/cpu/implementation.hpp"
+#include "planish/error.hpp"
 #include "reference/interpreter.hpp"
 
 namespace planish::cpu::families {
@@ -25,9 +26,20 @@ class ReferenceKernel final : public Kernel {
             inputs.push_back(&values[i]);
         }
         const std::vector<RefValue> outputs = reference::run_node(node_, inputs);
-        for (size_t i = 0; i < outputs.size(); ++i)
-            if (outputs[i].tensor && outputs[i].tensor.bytes() > 0)
+        for (size_t i = 0; i < outputs.size(); ++i) {
+            const Value* value = node_.outputs()[i];
+            if (value == nullptr || !outputs[i].tensor) continue;
+            // Memory was planned for the declared type, which for shapes that depend on data is only what the plan
+            // says.
+            if (outputs[i].tensor.dtype() != value->type.dtype || outputs[i].tensor.dims() != value->dims())
+                fail(ErrorCode::invalid_model,
+                     "node '" + node_.name + "' (" + std::string(node_.op().name) + ") gives '" + value->name +
+                         "' of type " + std::string(planish::to_string(outputs[i].tensor.dtype())) + " " +
+                         planish::to_string(std::span<const int64_t>(outputs[i].tensor.dims())) +
+                         " where the model declares " + planish::to_string(value->type));
+            if (outputs[i].tensor.bytes() > 0)
                 std::memcpy(launch.out[i], outputs[i].tensor.raw(), static_cast<size_t>(outputs[i].tensor.bytes()));
+        }
     }
 
   private:
