@@ -23,6 +23,7 @@ class Network:
     kind: str  # "torchvision", "efficientnet", "bert", "minilm", "ocr"
     cases: tuple
     source: str = ""
+    reads: bool = False  # text, without which its outputs would all be next to zero
 
     def feeds(self, case):
         """Inputs of that case: normal floats, or drawn text for the networks that read it; token ids, and masks that
@@ -35,7 +36,7 @@ class Network:
                 feeds[name] = (np.arange(shape[1]) < kept[:, None]).astype(np.int64)
             elif name == "input_ids":
                 feeds[name] = rng.integers(0, 30000, shape)
-            elif self.kind == "ocr":
+            elif self.reads:
                 feeds[name] = np.stack([drawn_text(f"No. {row} {shape}", *shape[2:]) for row in range(shape[0])])
             else:
                 feeds[name] = rng.standard_normal(shape, dtype=np.float32)
@@ -83,6 +84,7 @@ NETWORKS = (
         "ocr",
         images((1, 96, 160), (4, 96, 160), (1, 64, 64), (4, 64, 64), name="x"),
         "ch_PP-OCRv4_det_infer.onnx",
+        reads=True,
     ),
     Network(
         "ocr_classifier",
@@ -95,6 +97,7 @@ NETWORKS = (
         "ocr",
         images((1, 48, 320), (4, 48, 320), (1, 48, 160), (4, 48, 160), name="x"),
         "ch_PP-OCRv4_rec_infer.onnx",
+        reads=True,
     ),
 )
 
