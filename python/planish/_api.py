@@ -236,6 +236,8 @@ def build(
     if precision not in PRECISIONS:
         raise Error("invalid_argument", f"unknown precision {precision!r}", "precisions are " + ", ".join(PRECISIONS))
     ranges = _shape_ranges(shapes)
+    if output is not None:
+        _planish.check_writable(os.fspath(output))
     bar = ProgressBar() if progress is True else None
     feeds = []
     for sample in samples or ():

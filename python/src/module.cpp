@@ -10,7 +10,7 @@
 
 #include "cli/cli.hpp"
 #include "convert.hpp"
-#include "plan/contents.hpp"
+#include "plan/plan_io.hpp"
 #include "runtime/engine_impl.hpp"
 
 namespace planish::python {
@@ -240,6 +240,7 @@ NB_MODULE(_planish, m) {
         .def("report", [](const Plan& plan) { return to_dict(plan.report()); })
         .def("text", [](const Plan& plan) { return print(*plan.contents()->graph); });
 
+    m.def("check_writable", [](const std::string& path) { plan::check_writable(path); });
     m.def("build_path", [](const std::string& path, nb::dict options) {
         return build_without_gil(options, [&](const BuildOptions& o) { return build(std::filesystem::path(path), o); });
     });

@@ -6,6 +6,7 @@
 #include "cli/common.hpp"
 #include "cli/terminal.hpp"
 #include "passes/pass.hpp"
+#include "plan/plan_io.hpp"
 
 namespace planish::cli {
 namespace {
@@ -77,6 +78,7 @@ int run_build(Options& options) {
     for (const std::string& text : options.metadata)
         build_options.metadata.push_back(split_assignment(text, "--metadata"));
     for (const std::string& text : options.samples) build_options.samples.push_back(read_inputs({text}));
+    plan::check_writable(options.output);
     ProgressLine line(!options.quiet && !options.json);
     build_options.progress = [&](const Progress& p) {
         line.update(p.stage, p.detail, p.fraction);

@@ -21,6 +21,9 @@ namespace planish::plan {
 void write(const PlanContents& contents, const std::filesystem::path& path);
 std::vector<std::byte> write_bytes(const PlanContents& contents);
 
+/// Throws what write() would throw for a `path` that cannot be written, before the work of making a plan.
+void check_writable(const std::filesystem::path& path);
+
 struct ReadOptions {
     /// Compare every weight with its checksum, at about the speed of memory. The description is always compared.
     bool verify_blobs = true;

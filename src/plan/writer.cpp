@@ -333,6 +333,10 @@ void write(const PlanContents& contents, const std::filesystem::path& path) {
     file.commit();
 }
 
+void check_writable(const std::filesystem::path& path) {
+    const AtomicFile probe(path);  // gone without a commit: leaves nothing
+}
+
 std::vector<std::byte> write_bytes(const PlanContents& contents) {
     std::vector<std::byte> result;
     emit(contents, [&](const void* data, size_t bytes) {

@@ -1,4 +1,5 @@
 // The C ABI: planish.h over the C++ API. Every function catches everything.
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -129,10 +130,44 @@ struct planish_engine {
 };
 
 struct planish_context {
-    planish::Engine engine;
-    planish::Context context;
-    std::vector<planish::NamedView> inputs, outputs;
-    std::vector<planish::TensorView> results;
+    planish::Context::Impl context;
+    std::vector<planish::NamedView> inputs;
+    std::vector<size_t> indices;               // of the outputs asked for
+    std::vector<planish::TensorView> results;  // of all outputs
+
+    explicit planish_context(const planish::Engine& engine) : context(engine.shared_impl()) {}
+
+    /// Runs into the caller's memory where it was given, else into the context's.
+    void run(planish_tensor* outputs, size_t count) {
+        results.resize(context.targets.size());
+        context.bind(inputs);
+        const planish::Program* program = context.current->compiled.program.get();
+        if (program == nullptr) {
+            const auto views = context.run(inputs);
+            results.assign(views.begin(), views.end());
+            return;
+        }
+        std::fill(context.targets.begin(), context.targets.end(), nullptr);
+        for (size_t i = 0; i < count; ++i) {
+            const planish::Port& port = program->outputs()[indices[i]];
+            if (outputs[i].data == nullptr) continue;
+            const auto bytes = static_cast<size_t>(byte_size(port.dtype, planish::element_count(port.dims)));
+            if (outputs[i].bytes < bytes) fail_too_small(outputs[i], bytes);
+            context.targets[indices[i]] = outputs[i].data;
+        }
+        context.execute();
+        for (size_t k = 0; k < results.size(); ++k) {
+            results[k].dtype = program->outputs()[k].dtype;
+            results[k].dims = program->outputs()[k].dims;
+            results[k].data = context.targets[k];
+        }
+    }
+
+    [[noreturn]] static void fail_too_small(const planish_tensor& output, size_t bytes) {
+        planish::fail(ErrorCode::invalid_argument, "output '" + std::string(output.name) + "' needs " +
+                                                       std::to_string(bytes) + " bytes, its memory has " +
+                                                       std::to_string(output.bytes));
+    }
 };
 
 extern "C" {
@@ -215,7 +250,7 @@ planish_status planish_context_create(const planish_engine* engine, planish_cont
         require(engine, "engine");
         require(context, "context");
         *context = nullptr;
-        *context = new planish_context{engine->engine, engine->engine.create_context(), {}, {}, {}};
+        *context = new planish_context(engine->engine);
     });
 }
 
@@ -240,29 +275,26 @@ planish_status planish_run(planish_context* context, const planish_tensor* input
                                                                std::to_string(inputs[i].bytes));
             context->inputs.push_back({inputs[i].name, view});
         }
-        const auto known = context->engine.outputs();
-        auto index_of = [&](const planish_tensor& output) {
-            require(output.name, "an output's name");
-            for (size_t k = 0; k < known.size(); ++k)
-                if (known[k].name == output.name) return k;
-            planish::fail(ErrorCode::invalid_argument, "there is no output named '" + std::string(output.name) + "'");
-        };
-        for (size_t i = 0; i < output_count; ++i) index_of(outputs[i]);
-        const auto results = context->context.run(context->inputs);
-        context->results.assign(results.begin(), results.end());
+        context->indices.clear();
         for (size_t i = 0; i < output_count; ++i) {
-            planish::TensorView& result = context->results[index_of(outputs[i])];
+            require(outputs[i].name, "an output's name");
+            const int index = context->context.engine->output_index(outputs[i].name);
+            if (index < 0)
+                planish::fail(ErrorCode::invalid_argument,
+                              "there is no output named '" + std::string(outputs[i].name) + "'");
+            context->indices.push_back(static_cast<size_t>(index));
+        }
+        context->run(outputs, output_count);
+        for (size_t i = 0; i < output_count; ++i) {
+            planish::TensorView& result = context->results[context->indices[i]];
             if (result.dtype == planish::DType::string)
                 planish::fail(ErrorCode::unsupported, "output '" + std::string(outputs[i].name) +
                                                           "' holds strings, which the C ABI cannot carry");
             const auto bytes = static_cast<size_t>(byte_size(result.dtype, planish::element_count(result.dims)));
             if (outputs[i].data == nullptr) {
                 outputs[i].data = result.data;
-            } else {
-                if (outputs[i].bytes < bytes)
-                    planish::fail(ErrorCode::invalid_argument, "output '" + std::string(outputs[i].name) + "' needs " +
-                                                                   std::to_string(bytes) + " bytes, its memory has " +
-                                                                   std::to_string(outputs[i].bytes));
+            } else if (outputs[i].data != result.data) {
+                if (outputs[i].bytes < bytes) planish_context::fail_too_small(outputs[i], bytes);
                 std::memcpy(outputs[i].data, result.data, bytes);
             }
             outputs[i].dtype = static_cast<int32_t>(result.dtype);
