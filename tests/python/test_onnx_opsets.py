@@ -48,7 +48,7 @@ def check(op, opset, feeds, weights=None, outputs=1, inputs=None, domain="", ste
     got = planish.load(planish.build(model, progress=False)).run(feeds)
     assert list(got) == [n for n in names if n]
     for (name, y), e in zip(got.items(), expected):
-        assert y.dtype == e.dtype and y.shape == e.shape, name
+        assert (y.dtype, y.shape) == (e.dtype, e.shape), name
         # Both round after each of about a hundred operations on values of this size.
         magnitude = max(1.0, float(np.abs(e.astype(np.float64)).max(initial=0)))
         tolerance = step or (100 * np.finfo(F32).eps * magnitude if e.dtype.kind == "f" else 0)
