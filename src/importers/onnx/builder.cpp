@@ -527,6 +527,7 @@ bool Builder::import_operator(const pb::NodeProto& proto, const BoundAttributes&
             draft.attributes["captures"] = static_cast<int64_t>(draft.captured.size());
             draft.inputs.insert(draft.inputs.end(), draft.captured.begin(), draft.captured.end());
         }
+        if (draft.domain.empty()) draft.require_inputs(draft.op, draft.inputs);
         fit_attributes(draft, *row);
         const int count = std::max(static_cast<int>(draft.outputs.size()), row->min_outputs);
         if (row->max_outputs >= 0 && count > row->max_outputs)

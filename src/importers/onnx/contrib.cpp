@@ -110,7 +110,8 @@ void matmul_nbits(Draft& d) {
     const int64_t n = d.integer("N", 0), k = d.integer("K", 0), bits = d.integer("bits", 4),
                   block = d.integer("block_size", 32);
     const DType type = bits == 4 ? DType::u4 : bits == 8 ? DType::u8 : DType::undefined;
-    if (n <= 0 || k <= 0 || block <= 0) d.invalid("has no sizes N, K and block_size");
+    constexpr int64_t kLargest = int64_t{1} << 30;
+    if (n <= 0 || k <= 0 || block <= 0 || n > kLargest || k > kLargest) d.invalid("has no usable N, K and block_size");
     const bool plain =
         type != DType::undefined && k % block == 0 && !d.has_input(4) && d.has_input(1) && d.inputs[1]->is_constant();
     if (!plain)
@@ -124,7 +125,6 @@ void matmul_nbits(Draft& d) {
 
     Value* zero = nullptr;
     if (d.has_input(3) && d.inputs[3]->type.dtype != DType::u8) {
-        zero = nullptr;
         d.unsupported("has zero points that are not uint8", "quantise with ONNX's own DequantizeLinear (QDQ)");
     } else {
         // One zero point a block; 4-bit ones are packed by rows that start on a byte. Without: the middle.

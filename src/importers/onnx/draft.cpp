@@ -85,6 +85,7 @@ Value* Draft::scalar(DType type, double value, std::string_view what) {
 std::vector<Value*> Draft::emit_many(std::string_view emitted, std::vector<Value*> node_inputs,
                                      Attributes node_attributes, int count, std::string_view what) {
     while (!node_inputs.empty() && node_inputs.back() == nullptr) node_inputs.pop_back();
+    require_inputs(emitted, node_inputs);
     const std::string suffix(what.empty() ? emitted : what);
     Node* node =
         graph.add_node(emitted, std::move(node_inputs), std::move(node_attributes), count, name + "/" + suffix);
@@ -99,10 +100,18 @@ Value* Draft::emit(std::string_view emitted, std::vector<Value*> node_inputs, At
 
 Value* Draft::emit_output(std::string_view emitted, std::vector<Value*> node_inputs, Attributes node_attributes) {
     while (!node_inputs.empty() && node_inputs.back() == nullptr) node_inputs.pop_back();
+    require_inputs(emitted, node_inputs);
     Node* node = graph.add_node(emitted, std::move(node_inputs), std::move(node_attributes), 1, name, nullptr, "",
                                 {outputs.empty() ? std::string() : outputs[0]});
     node->origins = {name};
     return node->output();
+}
+
+void Draft::require_inputs(std::string_view needing, std::span<Value* const> list) const {
+    const OpDef* row = find_op(needing);
+    if (row == nullptr || needing == "Loop") return;  // both of a Loop's own inputs may be omitted
+    for (size_t i = 0; i < static_cast<size_t>(row->min_inputs); ++i)
+        if (i >= list.size() || list[i] == nullptr) invalid("misses its input " + std::to_string(i));
 }
 
 void Draft::finish(std::vector<Value*> values) {

@@ -54,6 +54,9 @@ struct Draft {
                                   std::string_view what = "");
     void finish(std::vector<Value*> values);
 
+    /// Throws invalid_model when `list` lacks an input that the operator always has.
+    void require_inputs(std::string_view op, std::span<Value* const> list) const;
+
     [[noreturn]] void invalid(std::string message) const;
     [[noreturn]] void unsupported(std::string message, std::string hint) const;
 };

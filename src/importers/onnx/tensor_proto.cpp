@@ -14,7 +14,7 @@ namespace {
 static_assert(static_cast<int>(DType::i2) == pb::TensorProto::INT2, "DType follows ONNX's numbering");
 
 constexpr int64_t kBorrowFrom = 1024;                 // bytes; smaller tensors are copied
-constexpr int64_t kMaxDenseBytes = int64_t{4} << 30;  // of a sparse tensor made dense
+constexpr int64_t kMaxDenseBytes = int64_t{1} << 30;  // of a sparse tensor made dense
 
 [[noreturn]] void invalid(const std::string& name, const std::string& what) {
     fail(ErrorCode::invalid_model, "tensor '" + name + "' " + what,
@@ -197,7 +197,7 @@ Tensor to_tensor(const pb::SparseTensorProto& proto, ExternalData& external) {
              "sparse tensor '" + name + "' has elements of type " + std::string(to_string(values.dtype())),
              "store it dense");
     if (byte_size(values.dtype(), count) > kMaxDenseBytes)
-        fail(ErrorCode::resource_exhausted, "sparse tensor '" + name + "' would take more than 4 GiB when made dense",
+        fail(ErrorCode::resource_exhausted, "sparse tensor '" + name + "' would take more than 1 GiB when made dense",
              "store it dense as external data");
 
     std::vector<int64_t> places;
