@@ -143,7 +143,8 @@ std::string Builder::wanted_name(const Scope& scope, const std::string& name) {
     return scope.prefix + name;
 }
 
-// The model's own statement of a value's type counts where the op's rule cannot tell.
+// The model's own statement of a value's type counts where the op's rule cannot tell: the element type and the rank,
+// never a size, for what depends on data is stated as it was in the exporter's one example.
 void Builder::apply_hint(Scope& scope, const std::string& name, Value& value) {
     const bool has_shape = value.type.shape.has_value() || value.type.kind != Kind::tensor;
     if (value.type.dtype != DType::undefined && has_shape) return;
@@ -151,6 +152,8 @@ void Builder::apply_hint(Scope& scope, const std::string& name, Value& value) {
     if (it == scope.hints.end()) return;
     Type hint = to_type(*it->second, name, unknown_dim);
     if (hint.dtype == DType::undefined) return;
+    if (hint.shape)
+        for (Dim& dim : *hint.shape) dim = Dim::unknown();
     if (value.type.dtype == DType::undefined)
         value.type = std::move(hint);
     else if (hint.kind == value.type.kind && hint.dtype == value.type.dtype)
