@@ -111,6 +111,13 @@ def test_python(subject, plan):
     assert engine.info["interpreted"] == ""
 
 
+def test_thread_count_changes_no_bit(subject):
+    case = subject.cases[1]
+    one, two = (planish.load(subject.plans["dynamic"], threads=threads).run(case.feeds) for threads in (1, 2))
+    for name in subject.outputs:
+        np.testing.assert_array_equal(one[name], two[name])
+
+
 def test_command_line(subject):
     command = [str(BUILD / "planish")] if (BUILD / "planish").exists() else [sys.executable, "-m", "planish"]
     for case in subject.cases:
