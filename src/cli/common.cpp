@@ -78,7 +78,7 @@ std::vector<Dims> input_shapes(const plan::PlanContents& contents, const std::ma
     std::string names;
     for (const Value* value : known) names += (names.empty() ? "" : ", ") + value->name;
     for (const auto& [name, range] : shapes)
-        if (std::none_of(known.begin(), known.end(), [&](const Value* v) { return v->name == name; }))
+        if (std::none_of(known.begin(), known.end(), [&name = name](const Value* v) { return v->name == name; }))
             fail(ErrorCode::invalid_argument, "there is no input named '" + name + "'", "the inputs are: " + names);
     std::vector<Dims> result;
     for (size_t i = 0; i < known.size(); ++i) {
