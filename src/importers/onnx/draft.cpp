@@ -86,6 +86,7 @@ std::vector<Value*> Draft::emit_many(std::string_view emitted, std::vector<Value
                                      Attributes node_attributes, int count, std::string_view what) {
     while (!node_inputs.empty() && node_inputs.back() == nullptr) node_inputs.pop_back();
     require_inputs(emitted, node_inputs);
+    require_attributes(emitted, node_attributes);
     const std::string suffix(what.empty() ? emitted : what);
     Node* node =
         graph.add_node(emitted, std::move(node_inputs), std::move(node_attributes), count, name + "/" + suffix);
@@ -101,6 +102,7 @@ Value* Draft::emit(std::string_view emitted, std::vector<Value*> node_inputs, At
 Value* Draft::emit_output(std::string_view emitted, std::vector<Value*> node_inputs, Attributes node_attributes) {
     while (!node_inputs.empty() && node_inputs.back() == nullptr) node_inputs.pop_back();
     require_inputs(emitted, node_inputs);
+    require_attributes(emitted, node_attributes);
     Node* node = graph.add_node(emitted, std::move(node_inputs), std::move(node_attributes), 1, name, nullptr, "",
                                 {outputs.empty() ? std::string() : outputs[0]});
     node->origins = {name};
@@ -112,6 +114,17 @@ void Draft::require_inputs(std::string_view needing, std::span<Value* const> lis
     if (row == nullptr || needing == "Loop") return;  // both of a Loop's own inputs may be omitted
     for (size_t i = 0; i < static_cast<size_t>(row->min_inputs); ++i)
         if (i >= list.size() || list[i] == nullptr) invalid("misses its input " + std::to_string(i));
+}
+
+void Draft::require_attributes(std::string_view needing, const Attributes& list) const {
+    const OpDef* row = find_op(needing);
+    if (row == nullptr) return;
+    for (const auto& [key, value] : list) {
+        const AttrDef* def = row->attribute(key);
+        if (def == nullptr)
+            unsupported("has an attribute '" + key + "' that this build does not know", "export without it");
+        if (def->type != type_of(value)) invalid("has an attribute '" + key + "' of the wrong type");
+    }
 }
 
 void Draft::finish(std::vector<Value*> values) {

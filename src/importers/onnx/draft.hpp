@@ -54,8 +54,10 @@ struct Draft {
                                   std::string_view what = "");
     void finish(std::vector<Value*> values);
 
-    /// Throws invalid_model when `list` lacks an input that the operator always has.
+    /// Throws when `list` lacks an input that the operator always has.
     void require_inputs(std::string_view op, std::span<Value* const> list) const;
+    /// Throws when the operator does not have one of the attributes, or not of this type.
+    void require_attributes(std::string_view op, const Attributes& list) const;
 
     [[noreturn]] void invalid(std::string message) const;
     [[noreturn]] void unsupported(std::string message, std::string hint) const;
