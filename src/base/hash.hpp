@@ -11,7 +11,7 @@
 
 namespace planish {
 
-/// 128 bits of XXH3 (github.com/Cyan4973/xxHash).
+/// 128 bits of XXH3 (xxHash, Yann Collet).
 struct Hash128 {
     uint64_t high = 0;
     uint64_t low = 0;

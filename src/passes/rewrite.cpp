@@ -110,10 +110,9 @@ void erase_unused(Graph& graph, Node* node) {
         graph.erase(n);
         for (size_t i = 0; i < inputs.size(); ++i) {
             Value* v = inputs[i];
-            if (v == nullptr || !v->uses.empty() ||
-                std::find(inputs.begin(), inputs.begin() + static_cast<int64_t>(i), v) !=
-                    inputs.begin() + static_cast<int64_t>(i))
-                continue;
+            // A constant that is read twice is gone after its first turn: look for repetition before looking at it.
+            const auto here = inputs.begin() + static_cast<int64_t>(i);
+            if (v == nullptr || std::find(inputs.begin(), here, v) != here || !v->uses.empty()) continue;
             if (v->producer != nullptr) {
                 if (std::find(work.begin(), work.end(), v->producer) == work.end()) work.push_back(v->producer);
             } else if (v->is_constant() && !graph.is_output(v)) {

@@ -22,6 +22,10 @@ void* operator new(size_t size) {
     if (void* p = std::malloc(size ? size : 1)) return p;
     throw std::bad_alloc();
 }
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+    if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1);
+    return std::malloc(size ? size : 1);
+}
 void* operator new(size_t size, std::align_val_t alignment) {
     if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1);
     const auto a = static_cast<size_t>(alignment);
