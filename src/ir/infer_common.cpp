@@ -24,6 +24,9 @@ std::optional<Dim> broadcast_dim(const Dim& a, const Dim& b) {
     fail(ErrorCode::invalid_model, "node '" + node.name + "' (" + std::string(node.op().name) + ") " + what);
 }
 
+/// Kernel sizes, strides, dilations and pads above this are damage, and their products would overflow.
+constexpr int64_t kLargestWindow = INT32_MAX;
+
 /// The named list, `fallback` repeated when absent; checked for length and for values of at least `least`.
 Dims list_of(const Node& node, std::string_view name, size_t length, int64_t fallback, int64_t least) {
     Dims values = node.op().attribute(name) ? node.integers(name) : Dims{};
@@ -32,9 +35,10 @@ Dims list_of(const Node& node, std::string_view name, size_t length, int64_t fal
         window_error(node, "has " + std::to_string(values.size()) + " values in '" + std::string(name) + "', but " +
                                std::to_string(length) + " are needed");
     for (int64_t v : values)
-        if (v < least)
+        if (v < least || v > kLargestWindow)
             window_error(node, "has the value " + std::to_string(v) + " in '" + std::string(name) +
-                                   "', which must be at least " + std::to_string(least));
+                                   "', which must lie between " + std::to_string(least) + " and " +
+                                   std::to_string(kLargestWindow));
     return values;
 }
 
@@ -102,7 +106,7 @@ Window window_of(const Node& node, size_t spatial_rank, const Dims& kernel) {
     if (!kernel.empty() && w.kernel != kernel)
         window_error(node, "has kernel_shape " + to_string(w.kernel) + ", but its weights are " + to_string(kernel));
     for (int64_t k : w.kernel)
-        if (k < 1) window_error(node, "has a kernel of size " + std::to_string(k));
+        if (k < 1 || k > kLargestWindow) window_error(node, "has a kernel of size " + std::to_string(k));
     w.strides = list_of(node, "strides", spatial_rank, 1, 1);
     w.dilations = list_of(node, "dilations", spatial_rank, 1, 1);
     const Dims pads = list_of(node, "pads", 2 * spatial_rank, 0, INT64_MIN);
