@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/packed_store.hpp"
 #include "ir/graph.hpp"
 
 namespace planish {
@@ -78,23 +79,6 @@ class Program {
     virtual void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                               int threads, std::span<double> seconds) const = 0;
 };
-
-/// A packed weight that a program made from a plan constant, so that the plan can store it in that form.
-struct PackedConstant {
-    std::string constant;  // name of the value in the core graph
-    std::string layout;    // grammar of the packing: "gemm k=768 n=3072 nr=32 transposed=0"
-    Tensor data;           // float32[...], plain bytes in the packed order
-};
-
-/// Memory for packed weights shared by all programs of an engine (same constant + layout = packed once).
-class PackedStore {
-  public:
-    virtual ~PackedStore() = default;
-    /// The packed form, made by `pack` on first use. The key is (constant's identity, layout).
-    virtual Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
-                       const std::function<Tensor()>& pack) = 0;
-};
-std::unique_ptr<PackedStore> make_packed_store();
 
 struct CompileOptions {
     std::string target = "cpu";                  // "cpu", "cpu:avx2", ...

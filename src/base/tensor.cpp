@@ -11,6 +11,7 @@
 #include <limits>
 #include <new>
 
+#include "base/checked.hpp"
 #include "base/memory_limit.hpp"
 #include "base/small_float.hpp"
 #include "planish/error.hpp"
@@ -44,13 +45,6 @@ void require_element(const Tensor& tensor, int64_t i) {
     if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(tensor.size())) [[unlikely]]
         fail(ErrorCode::invalid_argument, "element " + std::to_string(i) + " of a tensor of " +
                                               std::to_string(tensor.size()) + " elements does not exist");
-}
-
-int64_t to_integer(double value) {
-    if (std::isnan(value)) return 0;
-    if (value >= 9223372036854775808.0) return std::numeric_limits<int64_t>::max();
-    if (value <= -9223372036854775808.0) return std::numeric_limits<int64_t>::min();
-    return static_cast<int64_t>(value);
 }
 
 }  // namespace
@@ -191,7 +185,7 @@ int64_t Tensor::at_int64(int64_t i) const {
         case DType::c128:
             fail(ErrorCode::internal, "a " + std::string(to_string(dtype_)) + " element is not a number");
         default:
-            return to_integer(at_double(i));
+            return saturating_int64(at_double(i));
     }
 }
 
@@ -223,13 +217,14 @@ void Tensor::set_double(int64_t i, double value) {
             static_cast<uint8_t*>(p)[i] = value != 0;
             return;
         case DType::u64:
-            static_cast<uint64_t*>(p)[i] = value >= 9223372036854775808.0 ? static_cast<uint64_t>(value)
-                                                                          : static_cast<uint64_t>(to_integer(value));
+            static_cast<uint64_t*>(p)[i] = value >= 9223372036854775808.0
+                                               ? static_cast<uint64_t>(value)
+                                               : static_cast<uint64_t>(saturating_int64(value));
             return;
         default:
             break;
     }
-    const int64_t integer = to_integer(value);
+    const int64_t integer = saturating_int64(value);
     switch (dtype_) {
         case DType::u8:
             static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(integer);

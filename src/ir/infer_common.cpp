@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/checked.hpp"
 #include "planish/error.hpp"
 
 namespace planish::infer {
@@ -109,7 +110,7 @@ Window window_of(const Node& node, size_t spatial_rank, const Dims& kernel) {
         if (k < 1 || k > kLargestWindow) window_error(node, "has a kernel of size " + std::to_string(k));
     w.strides = list_of(node, "strides", spatial_rank, 1, 1);
     w.dilations = list_of(node, "dilations", spatial_rank, 1, 1);
-    const Dims pads = list_of(node, "pads", 2 * spatial_rank, 0, INT64_MIN);
+    const Dims pads = list_of(node, "pads", 2 * spatial_rank, 0, -kLargestWindow);
     w.pads_begin.assign(pads.begin(), pads.begin() + static_cast<int64_t>(spatial_rank));
     w.pads_end.assign(pads.begin() + static_cast<int64_t>(spatial_rank), pads.end());
     if (node.op().attribute("auto_pad")) w.auto_pad = node.text("auto_pad");
@@ -153,7 +154,7 @@ Dims Window::output_dims(const Dims& in) const {
 }
 
 int64_t scaled_size(int64_t size, double scale) {
-    return static_cast<int64_t>(std::floor(static_cast<float>(size) * static_cast<float>(scale)));
+    return saturating_int64(std::floor(static_cast<float>(size) * static_cast<float>(scale)));
 }
 
 TransposedWindow transposed_window_of(const Node& node, size_t spatial_rank, const Dims& kernel) {

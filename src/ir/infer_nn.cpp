@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/checked.hpp"
 #include "ir/infer_common.hpp"
 #include "planish/error.hpp"
 
@@ -199,7 +200,7 @@ void resize(InferContext& ctx) {
         }
         if (policy != "stretch")
             for (size_t a : axes)
-                out[a] = constant ? Dim(static_cast<int64_t>(scale * static_cast<double>(*in[a].value()) + 0.5))
+                out[a] = constant ? Dim(saturating_int64(scale * static_cast<double>(*in[a].value()) + 0.5))
                                   : Dim::unknown();
     } else {
         const Tensor* scales = ctx.constant(2);

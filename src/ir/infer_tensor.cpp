@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/checked.hpp"
 #include "ir/infer_common.hpp"
 #include "planish/error.hpp"
 
@@ -726,7 +727,7 @@ void regex_full_match(InferContext& c) {
 
 void tf_idf_vectorizer(InferContext& c) {
     const std::vector<int64_t>& places = c.integers("ngram_indexes");
-    const int64_t width = places.empty() ? 0 : *std::max_element(places.begin(), places.end()) + 1;
+    const int64_t width = places.empty() ? 0 : saturating_add(*std::max_element(places.begin(), places.end()), 1);
     std::optional<Shape> out;
     if (c.has_shape(0)) {
         if (c.shape(0).size() > 2) c.error("needs [C] or [N, C]");

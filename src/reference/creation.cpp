@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/checked.hpp"
 #include "base/small_float.hpp"
 #include "planish/error.hpp"
 #include "reference/elements.hpp"
@@ -189,15 +190,17 @@ void range(RefContext& c) {
     if (is_float(dtype)) {
         const double start = c.input(0).at_double(0), limit = c.input(1).at_double(0), delta = c.input(2).at_double(0);
         if (delta == 0) c.error("delta is 0");
-        const int64_t count = std::max<int64_t>(0, static_cast<int64_t>(std::ceil((limit - start) / delta)));
+        const int64_t count = std::max<int64_t>(0, saturating_int64(std::ceil((limit - start) / delta)));
         Tensor& out = c.output(0, dtype, {count});
         for (int64_t i = 0; i < count; ++i) out.set_double(i, start + static_cast<double>(i) * delta);
         return;
     }
     const int64_t start = c.input(0).at_int64(0), limit = c.input(1).at_int64(0), delta = c.input(2).at_int64(0);
     if (delta == 0) c.error("delta is 0");
-    const int64_t count =
-        std::max<int64_t>(0, delta > 0 ? (limit - start + delta - 1) / delta : (start - limit - delta - 1) / -delta);
+    // In 128 bits: the difference of two 64-bit numbers need not fit into 64.
+    const __int128 span = static_cast<__int128>(limit) - start, step = delta;
+    const auto count =
+        static_cast<int64_t>(std::clamp<__int128>((span + step - (step > 0 ? 1 : -1)) / step, 0, INT64_MAX));
     Tensor& out = c.output(0, dtype, {count});
     for (int64_t i = 0; i < count; ++i) store_int64(out, i, start + i * delta);
 }

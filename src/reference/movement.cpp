@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/checked.hpp"
 #include "planish/error.hpp"
 #include "reference/elements.hpp"
 #include "reference/ref_context.hpp"
@@ -76,8 +77,7 @@ void split(RefContext& c) {
         const int64_t part = (extent + parts - 1) / parts;
         for (int64_t i = 0; i < parts; ++i) sizes.push_back(std::clamp<int64_t>(extent - i * part, 0, part));
     }
-    if (std::accumulate(sizes.begin(), sizes.end(), int64_t{0}) != extent)
-        c.error("the split sizes do not sum to the axis' extent " + std::to_string(extent));
+    if (!partitions(sizes, extent)) c.error("the split sizes do not sum to the axis' extent " + std::to_string(extent));
     const Dims strides = row_major_strides(x.dims());
     int64_t start = 0;
     for (int i = 0; i < static_cast<int>(sizes.size()); ++i) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/checked.hpp"
 #include "ir/infer_common.hpp"
 #include "planish/error.hpp"
 #include "reference/codec.hpp"
@@ -75,7 +76,7 @@ Sample sample(const Options& o, const AxisResize& a, int64_t i) {
             at += part > 0;
         else if (o.nearest != "floor")
             fail(ErrorCode::invalid_model, "Resize has nearest_mode '" + o.nearest + "', which ONNX does not define");
-        s.at = {std::clamp<int64_t>(static_cast<int64_t>(at), 0, a.in - 1)};
+        s.at = {std::clamp<int64_t>(saturating_int64(at), 0, a.in - 1)};
         s.weights = {1};
         return s;
     }
@@ -83,8 +84,8 @@ Sample sample(const Options& o, const AxisResize& a, int64_t i) {
     const bool cubic = o.mode == "cubic";
     const double shrink = o.antialias ? std::min(a.scale, 1.0) : 1.0;
     const double support = (cubic ? 2 : 1) / shrink;
-    const auto first = static_cast<int64_t>(std::floor(x - support)) + 1;
-    const auto last = static_cast<int64_t>(std::ceil(x + support)) - 1;
+    const auto first = saturating_int64(std::floor(x - support) + 1);
+    const auto last = saturating_int64(std::ceil(x + support) - 1);
     double total = 0;
     for (int64_t k = first; k <= last; ++k) {
         const double distance = (static_cast<double>(k) - x) * shrink;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/checked.hpp"
 #include "planish/error.hpp"
 #include "reference/elements.hpp"
 #include "reference/ref_context.hpp"
@@ -82,8 +83,7 @@ void split_to_sequence(RefContext& c) {
         for (int64_t start = 0; start < extent; start += part) sizes.push_back(std::min(part, extent - start));
     } else {
         sizes = c.input(1).to_int64s();
-        if (std::accumulate(sizes.begin(), sizes.end(), int64_t{0}) != extent)
-            c.error("the sizes do not sum to " + std::to_string(extent));
+        if (!partitions(sizes, extent)) c.error("the sizes do not sum to " + std::to_string(extent));
     }
     const bool dropped = !c.has_input(1) && c.integer("keepdims") == 0;
     const Dims strides = row_major_strides(x.dims());

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/checked.hpp"
 #include "base/thread_pool.hpp"
 #include "planish/error.hpp"
 #include "reference/codec.hpp"
@@ -51,8 +52,7 @@ AxisSample sample_axis(const GridOptions& o, double normalized, int64_t size) {
     }
     const auto pixel = [&](double i) -> int64_t {
         if (o.padding == "border") return static_cast<int64_t>(std::clamp(i, 0.0, n - 1));
-        if (o.padding == "reflection")
-            return std::clamp<int64_t>(static_cast<int64_t>(reflect(i, low, high)), 0, size - 1);
+        if (o.padding == "reflection") return std::clamp<int64_t>(saturating_int64(reflect(i, low, high)), 0, size - 1);
         return i >= 0 && i < n ? static_cast<int64_t>(i) : -1;
     };
     if (!std::isfinite(x)) return {{-1}, {0}, 1};
@@ -182,8 +182,8 @@ void roi_align(RefContext& ctx) {
             h = std::fmax(h, 1);
         }
         const double bin_h = h / static_cast<double>(out_h), bin_w = w / static_cast<double>(out_w);
-        const int64_t grid_h = ratio > 0 ? ratio : static_cast<int64_t>(std::ceil(bin_h));
-        const int64_t grid_w = ratio > 0 ? ratio : static_cast<int64_t>(std::ceil(bin_w));
+        const int64_t grid_h = ratio > 0 ? ratio : saturating_int64(std::ceil(bin_h));
+        const int64_t grid_w = ratio > 0 ? ratio : saturating_int64(std::ceil(bin_w));
         for (int64_t c = 0; c < channels; ++c)
             for (int64_t p = 0; p < out_h * out_w; ++p) {
                 const double* plane = in.data() + (sample * channels + c) * height * width;
@@ -234,7 +234,10 @@ void max_roi_pool(RefContext& ctx) {
         const double* box = boxes.data() + r * 5;
         const auto sample = static_cast<int64_t>(box[0]);
         if (sample < 0 || sample >= x.dim(0)) ctx.error("batch index " + std::to_string(sample) + " is out of range");
-        const auto corner = [&](int i) { return static_cast<int64_t>(std::round(box[i] * scale)); };
+        // Beyond any image, yet sums of a few stay far from overflow.
+        const auto corner = [&](int i) {
+            return saturating_int64(std::clamp(std::round(box[i] * scale), -1e15, 1e15));
+        };
         const int64_t left = corner(1), top = corner(2);
         const double bin_w =
             static_cast<double>(std::max<int64_t>(corner(3) - left + 1, 1)) / static_cast<double>(shape[1]);

@@ -4,6 +4,7 @@
 #include <regex>
 #include <set>
 
+#include "base/checked.hpp"
 #include "planish/error.hpp"
 #include "reference/elements.hpp"
 #include "reference/ref_context.hpp"
@@ -162,7 +163,7 @@ void tf_idf_vectorizer(RefContext& c) {
                 std::vector(pool.begin() + static_cast<int64_t>(p), pool.begin() + static_cast<int64_t>(p + n)),
                 places[id]);
     }
-    const int64_t width = places.empty() ? 0 : *std::max_element(places.begin(), places.end()) + 1;
+    const int64_t width = places.empty() ? 0 : saturating_add(*std::max_element(places.begin(), places.end()), 1);
     const int64_t rows = x.rank() == 2 ? x.dim(0) : 1, length = x.dim(-1);
     Tensor& out = c.output(0, DType::f32, x.rank() == 2 ? Dims{rows, width} : Dims{width});
     std::span<float> y = out.data<float>();

@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "backends/packed_store.hpp"
 #include "base/aligned_buffer.hpp"
 #include "plan/contents.hpp"
 #include "planish/planish.hpp"
 #include "reference/ref_context.hpp"
-#include "runtime/packed_store.hpp"
 #include "runtime/program_cache.hpp"
 
 namespace planish {
@@ -34,7 +34,7 @@ struct Engine::Impl {
     bool tensors_only = true;  // every input is a tensor
     bool compiled_at_load = false;
     std::vector<TensorInfo> inputs, outputs;
-    mutable runtime::EnginePackedStore packed;
+    mutable PackedStore packed;
     mutable runtime::ProgramCache cache;
 };
 

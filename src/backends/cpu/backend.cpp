@@ -49,33 +49,6 @@ bool is_static(const Graph& graph) {
     return true;
 }
 
-namespace {
-
-class SharedPackedStore final : public PackedStore {
-  public:
-    Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
-               const std::function<Tensor()>& pack) override {
-        const std::lock_guard lock(mutex_);
-        auto& entry = packed_[{constant->raw(), constant->size(), layout}];
-        if (!entry.packed) entry = {constant, pack()};
-        return entry.packed;
-    }
-
-  private:
-    struct Entry {
-        std::shared_ptr<const Tensor> constant;  // keeps the key's address from being reused
-        Tensor packed;
-    };
-    std::mutex mutex_;
-    std::map<std::tuple<const void*, int64_t, std::string>, Entry> packed_;
-};
-
-}  // namespace
-
-std::unique_ptr<PackedStore> make_packed_store() {
-    return std::make_unique<SharedPackedStore>();
-}
-
 namespace cpu {
 namespace {
 
@@ -98,7 +71,7 @@ class Compiler {
             environment_.isa = std::min(environment_.isa, *wanted);
         }
         environment_.threads = options.threads > 0 ? options.threads : ThreadPool::process().size();
-        if (options.packed == nullptr) parts_.own_packed = make_packed_store();
+        if (options.packed == nullptr) parts_.own_packed = std::make_unique<PackedStore>();
         environment_.packed = options.packed ? options.packed : parts_.own_packed.get();
     }
 

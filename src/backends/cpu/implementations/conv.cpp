@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "backends/cpu/epilogue.hpp"
+#include "backends/cpu/implementations/image_window.hpp"
 #include "backends/cpu/jit/depthwise.hpp"
 #include "backends/cpu/jit/gemm.hpp"
 #include "backends/cpu/jit/winograd.hpp"
@@ -15,47 +16,25 @@ namespace {
 
 // ONNX's Conv attributes as a shape; nullopt for ranks other than 3 and 4.
 std::optional<ConvShape> conv_shape(const Node& conv) {
-    const Dims x = conv.input(0)->dims(), w = conv.input(1)->dims(), y = conv.output()->dims();
+    const Dims x = conv.input(0)->dims(), w = conv.input(1)->dims();
     if (x.size() != 3 && x.size() != 4) return std::nullopt;
-    const size_t spatial = x.size() - 2, first = 2 - spatial;  // a single spatial axis is the width
-    int64_t size[2] = {1, 1}, kernel[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1}, begin[2] = {0, 0},
-            end[2] = {0, 0};
-    const auto& strides = conv.integers("strides");
-    const auto& dilations = conv.integers("dilations");
-    const auto& pads = conv.integers("pads");
-    const std::string& auto_pad = conv.text("auto_pad");
-    for (size_t i = 0; i < spatial; ++i) {
-        const size_t a = first + i;
-        size[a] = x[2 + i];
-        kernel[a] = w[2 + i];
-        if (!strides.empty()) stride[a] = strides[i];
-        if (!dilations.empty()) dilation[a] = dilations[i];
-        if (auto_pad == "SAME_UPPER" || auto_pad == "SAME_LOWER") {
-            const int64_t total =
-                std::max<int64_t>(0, (y[2 + i] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1 - size[a]);
-            begin[a] = auto_pad == "SAME_UPPER" ? total / 2 : total - total / 2;
-            end[a] = total - begin[a];
-        } else if (auto_pad != "VALID" && !pads.empty()) {
-            begin[a] = pads[i];
-            end[a] = pads[spatial + i];
-        }
-    }
+    const ImageWindow window = image_window(conv, Dims(w.begin() + 2, w.end()));
     ConvShape s;
     s.n = x[0];
     s.c = x[1];
-    s.h = size[0];
-    s.w = size[1];
+    s.h = window.in[0];
+    s.w = window.in[1];
     s.oc = w[0];
-    s.kh = kernel[0];
-    s.kw = kernel[1];
-    s.stride_h = stride[0];
-    s.stride_w = stride[1];
-    s.dilation_h = dilation[0];
-    s.dilation_w = dilation[1];
-    s.pad_top = begin[0];
-    s.pad_left = begin[1];
-    s.pad_bottom = end[0];
-    s.pad_right = end[1];
+    s.kh = window.kernel[0];
+    s.kw = window.kernel[1];
+    s.stride_h = window.stride[0];
+    s.stride_w = window.stride[1];
+    s.dilation_h = window.dilation[0];
+    s.dilation_w = window.dilation[1];
+    s.pad_top = window.begin[0];
+    s.pad_left = window.begin[1];
+    s.pad_bottom = window.end[0];
+    s.pad_right = window.end[1];
     s.groups = conv.integer("group");
     return s;
 }

@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "backends/cpu/implementations/image_window.hpp"
 #include "backends/cpu/kernels/kernels.hpp"
 #include "backends/cpu/split.hpp"
 
@@ -187,46 +188,24 @@ Layouts pool_layouts(const RegionView& region, std::span<const Layout> available
 }
 
 PoolArgs pool_args(const Node& node) {
-    const Dims x = node.input(0)->dims(), y = node.output()->dims();
-    const size_t spatial = x.size() - 2, first = 2 - spatial;
-    int64_t in[2] = {1, 1}, out[2] = {1, 1}, kernel[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1},
-            begin[2] = {0, 0}, end[2] = {0, 0};
-    const auto &k = node.integers("kernel_shape"), &s = node.integers("strides"), &p = node.integers("pads"),
-               &d = node.integers("dilations");
-    const std::string& auto_pad = node.text("auto_pad");
-    for (size_t i = 0; i < spatial; ++i) {
-        const size_t a = first + i;
-        in[a] = x[2 + i];
-        out[a] = y[2 + i];
-        kernel[a] = k[i];
-        if (!s.empty()) stride[a] = s[i];
-        if (!d.empty()) dilation[a] = d[i];
-        if (auto_pad.starts_with("SAME")) {
-            const int64_t total =
-                std::max<int64_t>(0, (out[a] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1 - in[a]);
-            begin[a] = auto_pad == "SAME_UPPER" ? total / 2 : total - total / 2;
-            end[a] = total - begin[a];
-        } else if (auto_pad != "VALID" && !p.empty()) {
-            begin[a] = p[i];
-            end[a] = p[spatial + i];
-        }
-    }
+    const ImageWindow window = image_window(node);
+    const Dims y = node.output()->dims();
     PoolArgs args;
-    args.channels = x[1];
-    args.in_height = in[0];
-    args.in_width = in[1];
-    args.out_height = out[0];
-    args.out_width = out[1];
-    args.kernel_h = kernel[0];
-    args.kernel_w = kernel[1];
-    args.stride_h = stride[0];
-    args.stride_w = stride[1];
-    args.dilation_h = dilation[0];
-    args.dilation_w = dilation[1];
-    args.pad_top = begin[0];
-    args.pad_left = begin[1];
-    args.pad_bottom = end[0];
-    args.pad_right = end[1];
+    args.channels = y[1];
+    args.in_height = window.in[0];
+    args.in_width = window.in[1];
+    args.out_height = y.size() == 4 ? y[2] : 1;
+    args.out_width = y.back();
+    args.kernel_h = window.kernel[0];
+    args.kernel_w = window.kernel[1];
+    args.stride_h = window.stride[0];
+    args.stride_w = window.stride[1];
+    args.dilation_h = window.dilation[0];
+    args.dilation_w = window.dilation[1];
+    args.pad_top = window.begin[0];
+    args.pad_left = window.begin[1];
+    args.pad_bottom = window.end[0];
+    args.pad_right = window.end[1];
     args.average = node.is("AveragePool");
     args.count_include_pad = args.average && node.integer("count_include_pad") != 0;
     args.set_dense_strides();

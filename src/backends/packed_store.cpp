@@ -1,9 +1,9 @@
-// EnginePackedStore: look up, pack once, forget what nobody can ask for again.
-#include "runtime/packed_store.hpp"
+// PackedStore: look up, pack once, forget what nobody can ask for again.
+#include "backends/packed_store.hpp"
 
-namespace planish::runtime {
+namespace planish {
 
-Tensor EnginePackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
+Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
                               const std::function<Tensor()>& pack) {
     const std::lock_guard lock(mutex_);
     const std::pair key(constant.get(), layout);
@@ -15,7 +15,7 @@ Tensor EnginePackedStore::get(const std::shared_ptr<const Tensor>& constant, con
     return packed;
 }
 
-int64_t EnginePackedStore::bytes() const {
+int64_t PackedStore::bytes() const {
     const std::lock_guard lock(mutex_);
     int64_t total = 0;
     for (const auto& [key, entry] : entries_)
@@ -23,4 +23,4 @@ int64_t EnginePackedStore::bytes() const {
     return total;
 }
 
-}  // namespace planish::runtime
+}  // namespace planish
