@@ -52,7 +52,7 @@ int DepthwiseCode::max_columns(const DepthwiseShape& s, Isa isa, int rows) {
 }
 
 DepthwiseCode::DepthwiseCode(const DepthwiseShape& shape, const PostOps& post_ops, Isa isa)
-    : Xbyak::CodeGenerator(16384, Xbyak::AutoGrow), s_(shape), post_ops_(post_ops), isa_(isa), math_(*this, isa) {
+    : JitCode(16384), s_(shape), post_ops_(post_ops), isa_(isa), math_(*this, isa) {
     if (static_cast<size_t>(std::count_if(post_ops.begin(), post_ops.end(), has_operand)) > kMaxOperands)
         fail(ErrorCode::unsupported, "depthwise convolution: more than 6 fused operands");
 }
@@ -85,7 +85,8 @@ void DepthwiseCode::finish() {
     align(32);
     L(tail_mask_);
     for (int64_t lane = 0; lane < 8; ++lane) dd(lane < s_.channels % 8 ? ~0u : 0u);
-    readyRE();
+    publish("depthwise_f32_" + std::to_string(s_.kernel_h) + "x" + std::to_string(s_.kernel_w) + "_c" +
+            std::to_string(s_.channels) + "_" + std::string(to_string(isa_)));
 }
 
 void DepthwiseCode::assign_registers() {

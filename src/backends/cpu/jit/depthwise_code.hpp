@@ -1,14 +1,13 @@
 // Generated tiles of a depthwise convolution: a few output pixels, all channels.
 #pragma once
 
-#include <xbyak/xbyak.h>
-
 #include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "backends/cpu/jit/depthwise.hpp"
+#include "backends/cpu/jit/jit_code.hpp"
 #include "backends/cpu/jit/vector_math.hpp"
 
 namespace planish::cpu {
@@ -28,7 +27,7 @@ struct DepthwiseTile {
 /// Channels are the inner loop, so that memory is read in long runs. Each input vector is loaded once per tile and
 /// feeds all outputs that it lies under; taps meet an output in the order of the filter's rows, then columns, in
 /// every kind of tile, so all kinds give the same bits.
-class DepthwiseCode : private Xbyak::CodeGenerator {
+class DepthwiseCode : private JitCode {
   public:
     struct Args {
         const float* x;  ///< under the first tap of the first output; tiles of one row: in its first existing row

@@ -1,8 +1,6 @@
 // Generator and process-wide cache of the float32 tile kernels.
 #include "backends/cpu/jit/gemm_kernel.hpp"
 
-#include <xbyak/xbyak.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
@@ -11,6 +9,7 @@
 #include <unordered_map>
 
 #include "backends/cpu/jit/epilogue.hpp"
+#include "backends/cpu/jit/jit_code.hpp"
 #include "planish/error.hpp"
 
 namespace planish::cpu {
@@ -30,17 +29,17 @@ constexpr int kEpilogueTemps = VectorMathEmitter::kTemps;
 
 /// Registers of a tile in the inner loop: rows*vectors accumulators, one row of B, and the rest for broadcasts of A.
 /// With none left for A (7x4 on AVX-512), A is the FMA's embedded-broadcast operand.
-class GemmKernelGenerator : public Xbyak::CodeGenerator {
+class GemmKernelGenerator : public JitCode {
   public:
     explicit GemmKernelGenerator(const GemmKernelKey& key)
-        : CodeGenerator(4096, Xbyak::AutoGrow),
+        : JitCode(4096),
           key_(key),
           avx512_(key.isa >= Isa::avx512),
           vector_bytes_(vector_floats(key.isa) * 4),
           tile_{key.rows, key.vectors, key.masked, 0, key.rows * key.vectors},
           epilogue_(*this, key.isa) {
         generate();
-        ready(PROTECT_RE);
+        publish(kernel_name(key));
     }
 
   private:

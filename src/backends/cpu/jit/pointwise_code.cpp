@@ -39,14 +39,10 @@ Xbyak::Reg64 pointer_register(size_t index) {
 }  // namespace
 
 PointwiseCode::PointwiseCode(const PointwiseProgram& program, std::vector<Tensor> tensors, Isa isa)
-    : Xbyak::CodeGenerator(4096, Xbyak::AutoGrow),
-      program_(program),
-      tensors_(std::move(tensors)),
-      avx512_(isa >= Isa::avx512),
-      math_(*this, isa) {
+    : JitCode(4096), program_(program), tensors_(std::move(tensors)), avx512_(isa >= Isa::avx512), math_(*this, isa) {
     analyse();
     generate();
-    readyRE();
+    publish("pointwise_f32_" + std::to_string(program_.ops.size()) + "ops_" + std::string(to_string(isa)));
 }
 
 void PointwiseCode::analyse() {

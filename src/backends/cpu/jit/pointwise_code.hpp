@@ -1,13 +1,12 @@
 // The generated part of a point-wise kernel: rows x columns over one program.
 #pragma once
 
-#include <xbyak/xbyak.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <vector>
 
+#include "backends/cpu/jit/jit_code.hpp"
 #include "backends/cpu/jit/pointwise.hpp"
 #include "backends/cpu/jit/vector_math.hpp"
 
@@ -31,7 +30,7 @@ constexpr int byte_size(PointwiseType type) {
 /// Code for one program over tensors whose columns are contiguous or broadcast. Values live in vector registers, as
 /// long as they last; then the value with the furthest next use is dropped (inputs and constants are loaded again) or
 /// spilled. All outputs are stored after all loads of the same columns, so that they may overwrite inputs.
-class PointwiseCode : private Xbyak::CodeGenerator {
+class PointwiseCode : private JitCode {
   public:
     struct Tensor {
         PointwiseType type;

@@ -1,18 +1,18 @@
 // Both transforms run along columns, then along lines; the factors share sums and differences of symmetric points.
 #include "backends/cpu/jit/winograd_kernel.hpp"
 
-#include <xbyak/xbyak.h>
-
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "backends/cpu/jit/epilogue.hpp"
+#include "backends/cpu/jit/jit_code.hpp"
 
 namespace planish::cpu {
 namespace {
@@ -23,13 +23,10 @@ using Xbyak::Reg64;
 using Xbyak::RegExp;
 
 /// What both transforms share: two nested loops, over tiles and over vectors of channels.
-class WinogradGenerator : public Xbyak::CodeGenerator {
+class WinogradGenerator : public JitCode {
   protected:
     explicit WinogradGenerator(Isa isa)
-        : CodeGenerator(8192, Xbyak::AutoGrow),
-          wide_(isa >= Isa::avx512),
-          bytes_(vector_floats(isa) * 4),
-          epilogue_(*this, isa) {}
+        : JitCode(8192), wide_(isa >= Isa::avx512), bytes_(vector_floats(isa) * 4), epilogue_(*this, isa) {}
 
     Xbyak::Xmm reg(int r) { return epilogue_.math().reg(r); }
     Xbyak::Address constant(float value) { return epilogue_.math().constant(value); }
@@ -45,13 +42,13 @@ class WinogradGenerator : public Xbyak::CodeGenerator {
         for (const Reg64& r : saved_) push(r);
         sub(rsp, frame);
     }
-    void leave(int frame) {
+    void leave(int frame, const std::string& name) {
         vzeroupper();
         add(rsp, frame);
         for (size_t i = saved_.size(); i-- > 0;) pop(saved_[i]);
         ret();
         epilogue_.emit_tables();
-        ready(PROTECT_RE);
+        publish("winograd_" + name + (wide_ ? "_avx512" : "_avx2"));
     }
 
     bool wide_;
@@ -143,7 +140,7 @@ class InputGenerator : public WinogradGenerator {
         add(out_tile, ptr[arg(offsetof(WinogradInputArgs, tile_stride))]);
         dec(tiles);
         jnz(next_tile, T_NEAR);
-        leave(frame);
+        leave(frame, "input");
     }
 };
 
@@ -271,7 +268,7 @@ class OutputGenerator : public WinogradGenerator {
         add(ptr[rsp + kSlotTensorTile], rax);
         dec(r11);
         jnz(next_tile, T_NEAR);
-        leave(frame);
+        leave(frame, "output_" + std::to_string(lines) + "x" + std::to_string(columns));
     }
 };
 
