@@ -12,6 +12,7 @@
 #include "convert.hpp"
 #include "plan/plan_io.hpp"
 #include "runtime/engine_impl.hpp"
+#include "runtime/profile.hpp"
 
 namespace planish::python {
 namespace {
@@ -129,6 +130,43 @@ nb::dict to_dict(const LayerRow& row) {
     d["flops"] = row.flops;
     d["bytes"] = row.bytes;
     d["refused"] = row.refused;
+    return d;
+}
+
+nb::dict to_dict(const runtime::ProfileRow& row) {
+    nb::dict d;
+    d["name"] = row.step.name;
+    d["layers"] = row.step.layers;
+    d["op"] = row.step.op;
+    d["implementation"] = row.step.implementation;
+    d["seconds"] = row.seconds;
+    d["flops"] = row.step.flops;
+    d["bytes"] = row.step.bytes;
+    d["roofline"] = row.roofline();
+    d["busy_threads"] = row.busy;
+    return d;
+}
+
+nb::dict profile(Context::Impl& context, nb::dict feeds, int runs) {
+    const std::map<std::string, RefValue> inputs = from_feeds(feeds);
+    std::vector<NamedView> views;
+    for (const auto& [name, value] : inputs) views.push_back({name, view_of(value, name)});
+    runtime::Profile result;
+    std::string trace;
+    {
+        const nb::gil_scoped_release release;
+        result = runtime::profile(context, views, runs);
+        trace = runtime::chrome_trace(result, "planish");
+    }
+    nb::list regions;
+    for (const runtime::ProfileRow& row : result.rows) regions.append(to_dict(row));
+    nb::dict d;
+    d["threads"] = result.threads;
+    d["peak_flops"] = result.roofline.flops;
+    d["peak_bandwidth"] = result.roofline.bandwidth;
+    d["seconds"] = result.total().seconds;
+    d["regions"] = regions;
+    d["trace"] = trace;
     return d;
 }
 
@@ -262,6 +300,8 @@ NB_MODULE(_planish, m) {
                      return 0;
                  });
              })
+        .def("profile", [](EngineHandle& e, nb::dict feeds,
+                           int runs) { return e.with_context([&](auto& c) { return profile(c, feeds, runs); }); })
         .def("create_context", [](const EngineHandle& e) { return new Context::Impl(e.engine().shared_impl()); })
         .def(
             "prepare", [](const EngineHandle& e, const std::vector<Dims>& shapes) { e.engine().prepare(shapes); },

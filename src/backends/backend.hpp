@@ -1,6 +1,7 @@
 // The one interface between the compiler and what runs: a Backend compiles a specialised graph into a Program.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -61,6 +62,27 @@ struct StepObserver {
     std::function<void(int step, const Node&region, const ValueReader&)> before, after;
 };
 
+/// When each step of one run was launched and who worked on it: seconds since the run's start.
+struct Timeline {
+    struct Span {
+        int step, thread;  // thread 0 is the caller
+        double begin, end;
+    };
+    std::vector<Span> steps;   // one for each step, in order
+    std::vector<Span> work;    // what the threads, the caller included, did of the loops that they shared
+    std::vector<double> busy;  // by step: seconds of all threads together, without waiting for each other
+};
+
+/// What a device can do at most, as measured on it.
+struct Roofline {
+    double flops = 0;      // per second
+    double bandwidth = 0;  // bytes per second
+    /// The least time that so much work can take, in seconds.
+    double bound(int64_t operations, int64_t bytes) const {
+        return std::max(static_cast<double>(operations) / flops, static_cast<double>(bytes) / bandwidth);
+    }
+};
+
 /// Compiled for one set of input shapes. Immutable, shared by contexts; all that changes while running is in `arena`.
 class Program {
   public:
@@ -73,11 +95,11 @@ class Program {
     /// Inputs and outputs in port order. No allocation unless a step is a reference fallback.
     virtual void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                      int threads) const = 0;
-    /// As run(), with calls around every step, or with the seconds of each step.
+    /// As run(), with calls around every step, or noting when each ran.
     virtual void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                               int threads, const StepObserver& observer) const = 0;
     virtual void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
-                              int threads, std::span<double> seconds) const = 0;
+                              int threads, Timeline& timeline) const = 0;
 };
 
 struct CompileOptions {
@@ -96,6 +118,9 @@ class Backend {
     /// `graph` is specialised: every value's shape is static. The backend forms regions, lays out, plans memory.
     /// The program keeps what it needs of the graph.
     virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph, const CompileOptions& options) const = 0;
+    /// Measures, in a fraction of a second, arithmetic in float32 with the target's instructions, and reading memory of
+    /// `working_set` bytes again and again: so it comes from the cache that can hold as much.
+    virtual Roofline measure_roofline(const std::string& target, int threads, int64_t working_set) const = 0;
 };
 
 const Backend& cpu_backend();

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <utility>
 
 #include "base/cpu_budget.hpp"
 
@@ -28,6 +29,7 @@ constexpr auto kSpin = std::chrono::microseconds(60);
 enum State : uint32_t { idle, asleep, claimed, posted, running, running_awaited, done, stop };
 
 thread_local bool inside_loop = false;
+thread_local LoopRecorder* recorder = nullptr;
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
     syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
@@ -60,6 +62,25 @@ bool spin_until(const Ready& ready) {
 
 }  // namespace
 
+LoopRecorder::LoopRecorder() {
+    recorder = this;
+}
+
+LoopRecorder::~LoopRecorder() {
+    recorder = nullptr;
+}
+
+void LoopRecorder::add(int thread, TimePoint begin) {
+    const TimePoint end = std::chrono::steady_clock::now();
+    const std::lock_guard lock(mutex_);
+    spans_.push_back({thread, begin, end});
+}
+
+std::vector<LoopRecorder::Span> LoopRecorder::take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(spans_, {});
+}
+
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t) && std::atomic<uint32_t>::is_always_lock_free);
 
 // A contiguous range of tasks, drained by its owner and then by whoever has nothing else left.
@@ -71,11 +92,13 @@ struct alignas(64) TaskRange {
 
 struct ThreadPool::Job {
     FunctionRef<void(int64_t, int)> fn;
+    LoopRecorder* recorder = nullptr;
     TaskRange own{};
     std::atomic<bool> failed{false};
     std::exception_ptr error{};  // written by the one that sets `failed`
 
     void run(TaskRange& start, int thread) noexcept {
+        const auto begin = recorder ? std::chrono::steady_clock::now() : LoopRecorder::TimePoint{};
         TaskRange* range = &start;
         do {
             for (;;) {
@@ -91,6 +114,7 @@ struct ThreadPool::Job {
             }
             range = range->following;
         } while (range != &start);
+        if (recorder) recorder->add(thread, begin);
     }
 };
 
@@ -199,7 +223,8 @@ void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(i
         return;
     }
 
-    Job job{fn};
+    const auto begin = recorder ? std::chrono::steady_clock::now() : LoopRecorder::TimePoint{};
+    Job job{fn, recorder};
     const auto deal = [&](TaskRange& range, int thread) {
         range.next.store(tasks / threads * thread + std::min<int64_t>(thread, tasks % threads),
                          std::memory_order_relaxed);
@@ -239,6 +264,7 @@ void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(i
         held = worker->next_claimed;
         worker->state.store(idle, std::memory_order_release);
     }
+    if (recorder) recorder->add(LoopRecorder::kWhole, begin);
     if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -1,12 +1,42 @@
 // The one thread pool of the process: data-parallel loops, no allocation per call, idle workers sleep.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "base/function_ref.hpp"
 
 namespace planish {
+
+/// What the loops of one thread cost, for profiles: from construction to destruction, on the thread that made it, every
+/// loop that it shares with other threads is recorded. At most one at a time in a thread.
+class LoopRecorder {
+  public:
+    using TimePoint = std::chrono::steady_clock::time_point;
+    struct Span {
+        int thread;  ///< as the tasks saw it, from their first to their last; kWhole: the loop, waiting included
+        TimePoint begin, end;
+    };
+    static constexpr int kWhole = -1;
+
+    LoopRecorder();
+    ~LoopRecorder();
+    LoopRecorder(const LoopRecorder&) = delete;
+    LoopRecorder& operator=(const LoopRecorder&) = delete;
+
+    /// What was recorded since the last call. Not while a loop is running.
+    std::vector<Span> take();
+
+  private:
+    friend class ThreadPool;
+    void add(int thread, TimePoint begin);
+
+    std::mutex mutex_;
+    std::vector<Span> spans_;
+};
 
 /// Worker threads shared by every engine and context of the process.
 ///

@@ -143,6 +143,36 @@ TEST(ThreadPool, IdleWorkersTakeNoTime) {
     EXPECT_LT(cpu_seconds() - before, 0.5 * 0.01);
 }
 
+TEST(ThreadPool, RecordsTheLoopsOfOneCaller) {
+    ThreadPool pool(3);
+    const auto loop = [&](int threads) {
+        pool.parallel_for(12, threads, [](int64_t, int) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
+    };
+    loop(3);
+    LoopRecorder recorder;
+    EXPECT_TRUE(recorder.take().empty());
+    loop(1);  // shared with nobody
+    EXPECT_TRUE(recorder.take().empty());
+    std::thread(loop, 3).join();
+    EXPECT_TRUE(recorder.take().empty());
+    loop(3);
+    const auto spans = recorder.take();
+    const auto& whole = spans.back();
+    EXPECT_EQ(whole.thread, LoopRecorder::kWhole);
+    std::vector<int> seen(3);
+    for (size_t i = 0; i + 1 < spans.size(); ++i) {
+        ASSERT_GE(spans[i].thread, 0);
+        ++seen.at(static_cast<size_t>(spans[i].thread));
+        EXPECT_LE(whole.begin, spans[i].begin);
+        EXPECT_LE(spans[i].begin, spans[i].end);
+        EXPECT_LE(spans[i].end, whole.end);
+    }
+    EXPECT_EQ(seen[0], 1);
+    EXPECT_LE(seen[1], 1);
+    EXPECT_LE(seen[2], 1);
+    EXPECT_TRUE(recorder.take().empty());
+}
+
 #if !defined(__SANITIZE_THREAD__)  // the sanitizer does not follow threads across fork
 TEST(ThreadPool, ForkedChildGetsAPoolOfItsOwn) {
     ThreadPool::process().parallel_for(100, 8, [](int64_t, int) {});

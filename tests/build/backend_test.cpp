@@ -197,8 +197,8 @@ TEST(Verification, CatchesAWrongRegion) {
             honest_->run_observed(in, out, arena, n, wrapped);
         }
         void run_profiled(std::span<const void* const> in, std::span<void* const> out, std::byte* arena, int n,
-                          std::span<double> seconds) const override {
-            honest_->run_profiled(in, out, arena, n, seconds);
+                          Timeline& timeline) const override {
+            honest_->run_profiled(in, out, arena, n, timeline);
         }
 
       private:

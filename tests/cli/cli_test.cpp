@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "cli/common.hpp"
 #include "cli/npy.hpp"
@@ -106,6 +108,8 @@ TEST_F(Cli, BenchInspectCompareGiveJson) {
     EXPECT_EQ(figures["runs"], 5);
     EXPECT_EQ(figures["shapes"]["x"], Json({4, 3}));
     EXPECT_LE(figures["min_ms"].get<double>(), figures["median_ms"].get<double>());
+    EXPECT_EQ(figures["contexts"], 1);
+    EXPECT_GT(figures["runs_per_second"].get<double>(), 0);
     EXPECT_GT(figures["profile"].size(), 0u);
 
     const Result inspect = planish_run({"inspect", path("g.plan"), "--json", "--graph"});
@@ -118,6 +122,66 @@ TEST_F(Cli, BenchInspectCompareGiveJson) {
     const Json rows = Json::parse(compare.out);
     EXPECT_EQ(rows["failed"], 0);
     ASSERT_GT(rows["regions"].size(), 0u);
+}
+
+TEST_F(Cli, BenchOfSeveralContextsCountsAllRuns) {
+    const Result bench =
+        planish_run({"bench", path("g.plan"), "--runs", "7", "--threads", "1", "--contexts", "3", "--json"});
+    ASSERT_EQ(bench.code, 0) << bench.err;
+    EXPECT_EQ(Json::parse(bench.out)["runs"], 21);
+    EXPECT_EQ(Json::parse(bench.out)["contexts"], 3);
+    EXPECT_THAT(planish_run({"bench", path("g.plan"), "--runs", "2", "--contexts", "2"}).out, HasSubstr("2 contexts"));
+    EXPECT_EQ(planish_run({"bench", path("g.plan"), "--contexts", "0"}).code, 2);
+}
+
+TEST_F(Cli, ProfileHoldsRegionsAgainstTheRoofline) {
+    const std::vector<std::string> bench = {"bench", path("g.plan"), "--runs", "5", "--profile", "--sort", "excess"};
+    std::vector<std::string> json = bench;
+    json.insert(json.end(), {"--json", "--trace", path("trace.json")});
+    const Result result = planish_run(json);
+    ASSERT_EQ(result.code, 0) << result.err;
+    const Json figures = Json::parse(result.out);
+    const double flops = figures["peak"]["gflops"].get<double>() * 1e9,
+                 bytes = figures["peak"]["gbs"].get<double>() * 1e9;
+    EXPECT_GT(flops, 0);
+    EXPECT_GT(bytes, 0);
+    double sum = 0, last = std::numeric_limits<double>::infinity();
+    for (const Json& row : figures["profile"]) {
+        const double ms = row["ms"].get<double>(), bound = row["bound_ms"].get<double>();
+        EXPECT_NEAR(bound, 1e3 * std::max(row["flops"].get<double>() / flops, row["bytes"].get<double>() / bytes),
+                    1e-9 * bound);
+        EXPECT_NEAR(row["roofline"].get<double>() * ms, bound, 1e-9 * bound);
+        EXPECT_LE(ms - bound, last);
+        last = ms - bound;
+        sum += ms;
+    }
+    EXPECT_NEAR(figures["profile_total"]["ms"].get<double>(), sum, 1e-9 * sum);
+
+    const Result table = planish_run(bench);
+    EXPECT_THAT(table.out, HasSubstr("\ntotal "));
+    EXPECT_THAT(table.out, HasSubstr("GB/s, measured with"));
+    EXPECT_EQ(planish_run({"bench", path("g.plan"), "--profile", "--sort", "beauty"}).code, 2);
+}
+
+// Perfetto wants complete events with a track, a start and a duration in microseconds; the user's layers are arguments.
+TEST_F(Cli, TraceNamesTheUsersLayers) {
+    const Result result = planish_run({"bench", path("g.plan"), "--runs", "2", "--trace", path("trace.json")});
+    ASSERT_EQ(result.code, 0) << result.err;
+    std::ifstream file(path("trace.json"));
+    const Json trace = Json::parse(file);
+    int regions = 0;
+    double end = 0;
+    for (const Json& event : trace["traceEvents"]) {
+        if (event["ph"] != "X" || !event["args"].contains("layers")) continue;
+        ++regions;
+        EXPECT_EQ(event["name"], "fc");
+        EXPECT_EQ(event["args"]["layers"], Json({"fc"}));
+        EXPECT_GE(event["ts"].get<double>(), end);
+        EXPECT_GE(event["dur"].get<double>(), 0);
+        end = event["ts"].get<double>() + event["dur"].get<double>();
+    }
+    EXPECT_EQ(regions, 1);
+    EXPECT_EQ(planish_run({"bench", path("g.plan"), "--runs", "2", "--trace", path("none/trace.json")}).code, 1);
 }
 
 TEST_F(Cli, ShapesAreParsed) {

@@ -1,5 +1,6 @@
 """Running plans from Python: arrays of every kind in, arrays out, errors that say what to do."""
 
+import json
 import threading
 
 import numpy as np
@@ -214,3 +215,25 @@ def test_info_and_layers(dense_plan):
     assert engine.info["weight_bytes"] >= 3 * 5 * 4
     layers = engine.layers({"x": (2, 3)})
     assert "fc" in {name for layer in layers for name in layer["layers"]}
+
+
+def test_profile_lists_regions_and_writes_a_trace(dense_plan, tmp_path):
+    engine = planish.load(dense_plan, threads=1)
+    trace = tmp_path / "trace.json"
+    profile = engine.profile({"x": np.ones((4, 3), np.float32)}, runs=3, trace=trace)
+    assert profile["threads"] == 1
+    assert profile["peak_flops"] > 0
+    assert profile["peak_bandwidth"] > 0
+    regions = profile["regions"]
+    assert [r["name"] for r in regions] == [r["name"] for r in engine.layers({"x": (4, 3)})]
+    assert profile["seconds"] == pytest.approx(sum(r["seconds"] for r in regions))
+    assert all(r["busy_threads"] == pytest.approx(1) for r in regions)  # nothing is shared, so nobody waits
+    drawn = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"}
+    assert drawn == {r["name"] for r in regions}
+    for wrong in (
+        {"feeds": {"z": np.ones((4, 3), np.float32)}},
+        {"feeds": {"x": np.ones((4, 3), np.float32)}, "runs": 0},
+    ):
+        with pytest.raises(planish.Error) as error:
+            engine.profile(**wrong)
+        assert error.value.code == "invalid_argument"

@@ -10,6 +10,7 @@
 
 #include "backends/cpu/memory_plan.hpp"
 #include "backends/cpu/program.hpp"
+#include "backends/cpu/roofline.hpp"
 #include "base/thread_pool.hpp"
 #include "passes/inline_region.hpp"
 #include "planish/error.hpp"
@@ -58,18 +59,21 @@ struct Choice {
     std::vector<std::pair<std::string, std::string>> refused;
 };
 
+/// What a target string asks for, as far as the machine has it.
+Isa target_isa(const std::string& target) {
+    if (!target.starts_with("cpu:")) return detect_isa();
+    const auto wanted = parse_isa(std::string_view(target).substr(4));
+    if (!wanted)
+        fail(ErrorCode::invalid_argument, "unknown target '" + target + "'",
+             "use cpu, cpu:avx2, cpu:avx512 or cpu:avx512_vnni");
+    return std::min(detect_isa(), *wanted);
+}
+
 class Compiler {
   public:
     Compiler(std::unique_ptr<Graph> graph, const CompileOptions& options) : options_(options) {
         parts_.graph = std::move(graph);
-        environment_.isa = detect_isa();
-        if (options.target.starts_with("cpu:")) {
-            const auto wanted = parse_isa(std::string_view(options.target).substr(4));
-            if (!wanted)
-                fail(ErrorCode::invalid_argument, "unknown target '" + options.target + "'",
-                     "use cpu, cpu:avx2, cpu:avx512 or cpu:avx512_vnni");
-            environment_.isa = std::min(environment_.isa, *wanted);
-        }
+        environment_.isa = target_isa(options.target);
         environment_.threads = options.threads > 0 ? options.threads : ThreadPool::process().size();
         if (options.packed == nullptr) parts_.own_packed = std::make_unique<PackedStore>();
         environment_.packed = options.packed ? options.packed : parts_.own_packed.get();
@@ -378,6 +382,9 @@ class CpuBackend final : public Backend {
     std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph, const CompileOptions& options) const override {
         if (!is_static(*graph)) fail(ErrorCode::internal, "the CPU backend was given a graph that is not specialised");
         return Compiler(std::move(graph), options).run();
+    }
+    Roofline measure_roofline(const std::string& target, int threads, int64_t working_set) const override {
+        return cpu::measure_roofline(target_isa(target), ThreadPool::process(), threads, working_set);
     }
 };
 

@@ -50,7 +50,7 @@ class CpuProgram final : public Program {
     void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                       int threads, const StepObserver& observer) const override;
     void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
-                      int threads, std::span<double> seconds) const override;
+                      int threads, Timeline& timeline) const override;
 
   private:
     class Memory;
