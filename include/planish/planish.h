@@ -42,7 +42,7 @@ typedef struct planish_context planish_context;
 /* Zero-initialise, then set what you need. */
 typedef struct planish_load_options {
     const char* device;    /* "auto" (or NULL), "cpu" */
-    int32_t threads;       /* of one run; 0: as many as the process may use */
+    int32_t threads;       /* of one run; 0: one for each core that the process may use */
     int32_t cached_shapes; /* input shapes whose programs are kept; 0: the default of 16 */
 } planish_load_options;
 

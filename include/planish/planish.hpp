@@ -114,7 +114,7 @@ struct NamedView {
 struct LoadOptions {
     std::string device =
         "auto";              ///< "auto", "cpu", "cpu:avx2"; one that is not there is an error, never a silent fallback
-    int threads = 0;         ///< that one run may use; 0: as many as the process may use
+    int threads = 0;         ///< that one run may use; 0: one for each core that the process may use
     int cached_shapes = 16;  ///< programs kept, one for each set of input shapes, least recently used dropped first
     bool only_reference = false;  ///< run in the reference interpreter
 };

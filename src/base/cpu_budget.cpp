@@ -101,7 +101,7 @@ double cgroup_cpu_quota(const std::string& root) {
     return tightest;
 }
 
-CpuBudget cpu_budget() {
+CpuBudget cpu_budget(const std::string& root) {
     CpuBudget budget;
     int logical = 0;
     std::set<std::string> cores;
@@ -124,7 +124,7 @@ CpuBudget cpu_budget() {
         }
         CPU_FREE(set);
     }
-    budget.quota = cgroup_cpu_quota();
+    budget.quota = cgroup_cpu_quota(root);
     const int limit = budget.quota > 0 ? std::max(1, static_cast<int>(std::ceil(budget.quota - 0.01))) : 1 << 20;
     budget.logical = std::clamp(logical, 1, limit);
     budget.cores = std::clamp(static_cast<int>(cores.size()), 1, limit);

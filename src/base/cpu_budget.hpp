@@ -11,12 +11,12 @@ struct CpuBudget {
     double quota = 0;  ///< CPUs granted by the tightest cgroup limit; 0 means unlimited
 };
 
-/// Reads the calling thread's affinity and the process's cgroup limits. Never fails: what cannot be read does not
-/// limit.
-CpuBudget cpu_budget();
-
 /// The tightest CPU quota of the process's cgroup and all its ancestors, in CPUs; 0 means unlimited.
 /// `root` is put in front of /proc and of the mount points, so that tests can lay out a file system of their own.
 double cgroup_cpu_quota(const std::string& root = {});
+
+/// Reads the calling thread's affinity and the process's cgroup limits (below `root`, see above). Never fails: what
+/// cannot be read does not limit.
+CpuBudget cpu_budget(const std::string& root = {});
 
 }  // namespace planish

@@ -1,6 +1,8 @@
 // Engine: a plan, a device, and the programs compiled for the input shapes met so far.
+#include <algorithm>
 #include <unordered_set>
 
+#include "base/cpu_budget.hpp"
 #include "base/thread_pool.hpp"
 #include "plan/plan_io.hpp"
 #include "runtime/engine_impl.hpp"
@@ -63,12 +65,13 @@ Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOpt
     : contents(std::move(plan)), device(runtime::find_device(options.device)), cache(options.cached_shapes) {
     if (options.threads < 0)
         fail(ErrorCode::invalid_argument, "threads is " + std::to_string(options.threads),
-             "give a positive number, or 0 for as many as the process may use");
+             "give a positive number, or 0 for one for each core that the process may use");
     if (options.cached_shapes < 1)
         fail(ErrorCode::invalid_argument, "cached_shapes is " + std::to_string(options.cached_shapes),
              "keep at least the program of one set of input shapes");
-    const int available = ThreadPool::process().size();
-    threads = options.threads == 0 ? available : std::min(options.threads, available);
+    // Hyper-threads of one core share its arithmetic units: by default one thread for each core.
+    static const int cores = cpu_budget().cores;
+    threads = std::min(options.threads == 0 ? cores : options.threads, ThreadPool::process().size());
     compile_options.target = device.target;
     compile_options.threads = threads;
     compile_options.packed = &packed;

@@ -1,10 +1,14 @@
 // Small parts of src/base: CPU quota, hash, aligned memory, log, function reference.
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/aligned_buffer.hpp"
@@ -61,6 +65,33 @@ TEST_F(Cgroup, Version1InAContainer) {
     EXPECT_EQ(cgroup_cpu_quota(root_), 0);
     write("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "250000\n");
     EXPECT_DOUBLE_EQ(cgroup_cpu_quota(root_), 2.5);
+}
+
+// A quota of one and a half CPUs is worth two threads, one of half a CPU still one.
+TEST_F(Cgroup, QuotaLimitsTheBudget) {
+    const int allowed = cpu_budget(root_).logical;
+    write("/proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    write("/proc/self/cgroup", "0::/a\n");
+    for (const auto& [quota, threads] : {std::pair{"50000", 1}, {"100000", 1}, {"150000", 2}, {"99900000", 999}}) {
+        write("/sys/fs/cgroup/a/cpu.max", std::string(quota) + " 100000\n");
+        EXPECT_EQ(cpu_budget(root_).logical, std::min(threads, allowed)) << quota;
+        EXPECT_LE(cpu_budget(root_).cores, threads) << quota;
+    }
+}
+
+TEST(CpuBudget, FollowsTheAffinityOfTheCallingThread) {
+    std::thread([] {  // whose mask is nobody else's
+        cpu_set_t all, one;
+        ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+        int cpu = 0;
+        while (!CPU_ISSET(cpu, &all)) ++cpu;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        EXPECT_EQ(cpu_budget().logical, 1);
+        EXPECT_EQ(cpu_budget().cores, 1);
+    })
+        .join();
 }
 
 TEST(CpuBudget, IsPositiveAndOrdered) {

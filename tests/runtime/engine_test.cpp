@@ -3,10 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <new>
+#include <string>
 #include <thread>
 
+#include "base/thread_pool.hpp"
 #include "plan/plan_io.hpp"
 #include "planish/planish.hpp"
 #include "runtime/engine_impl.hpp"
@@ -228,6 +234,35 @@ TEST(Engine, ContextsRunConcurrently) {
         });
     for (std::thread& thread : threads) thread.join();
     EXPECT_EQ(wrong.load(), 0);
+}
+
+// However many engines and contexts a process has, its workers are one pool's, and they sleep when nothing runs.
+TEST(Engine, AllEnginesShareOnePoolThatSleepsWhenIdle) {
+    const auto workers = [] {
+        int count = 0;
+        for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+            std::ifstream file(task.path() / "comm");
+            std::string name;
+            count += std::getline(file, name) && name == "planish";
+        }
+        return count;
+    };
+    const Tensor x = Tensor::from<float>(std::vector<float>(512 * 3, 1), {512, 3});
+    std::vector<Engine> engines;
+    for (int i = 0; i < 4; ++i) engines.push_back(engine_of(kDense));
+    {
+        std::vector<std::jthread> callers;
+        for (const Engine& engine : engines)
+            callers.emplace_back([&] {
+                for (int i = 0; i < 50; ++i) engine.run({{"x", x}});
+            });
+    }
+    EXPECT_EQ(workers(), ThreadPool::process().size() - 1);
+
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::clock_t before = std::clock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    EXPECT_LT(double(std::clock() - before) / CLOCKS_PER_SEC, 0.01 * 0.5);
 }
 
 TEST(ProgramCache, CompilesOnceForAllThatWait) {

@@ -21,9 +21,9 @@ void split_items(const Launch& launch, int64_t items, int64_t item_cost, F&& run
         run(int64_t{0}, items, 0);
         return;
     }
-    const int64_t piece = (items + wanted - 1) / wanted;
-    launch.pool->parallel_for((items + piece - 1) / piece, launch.threads, [&](int64_t task, int thread) {
-        run(task * piece, std::min(items, (task + 1) * piece), thread);
+    // Pieces that differ by at most one item: few large items leave no thread with a second piece to itself.
+    launch.pool->parallel_for(wanted, launch.threads, [&](int64_t task, int thread) {
+        run(items * task / wanted, items * (task + 1) / wanted, thread);
     });
 }
 
