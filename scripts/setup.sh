@@ -14,15 +14,14 @@ quiet=()
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 
-system_packages() {
-    local wanted=(build-essential ccache clang-tidy flatbuffers-compiler git libcli11-dev libflatbuffers-dev libfmt-dev
-                  libgmock-dev libgtest-dev libspdlog-dev libxbyak-dev libxxhash-dev nlohmann-json3-dev python3-dev python3-venv)
+# apt_install PACKAGES...: those that are missing; without dpkg, says what is wanted.
+apt_install() {
     local missing=() package
     command -v dpkg-query >/dev/null || {
-        say "no dpkg here: make sure that these are installed: ${wanted[*]}"
+        say "no dpkg here: make sure that these are installed: $*"
         return
     }
-    for package in "${wanted[@]}"; do
+    for package in "$@"; do
         dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
@@ -46,7 +45,8 @@ pip_install() {
     echo "$key" >"$stamp"
 }
 
-system_packages
+apt_install build-essential ccache clang-tidy flatbuffers-compiler git libcli11-dev libflatbuffers-dev libfmt-dev \
+    libgmock-dev libgtest-dev libspdlog-dev libxbyak-dev libxxhash-dev nlohmann-json3-dev python3-dev python3-venv
 [ -x "$venv/bin/python" ] || {
     say "creating the virtual environment ${venv#"$root"/}"
     python3 -m venv "$venv"
