@@ -47,7 +47,7 @@ struct ShapeRange {
 
 /// Where a build stands. `fraction` runs from 0 to 1 over the whole build.
 struct Progress {
-    std::string_view stage;   ///< "import", "optimise", "compile", "verify", "write"
+    std::string_view stage;   ///< "import", "optimise", "compile", "tune", "verify", "write"
     std::string_view detail;  ///< the pass, region or file being worked on
     double fraction = 0;
 };
@@ -56,7 +56,13 @@ struct BuildOptions {
     std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512"
     std::string precision = "fp32";
     std::map<std::string, ShapeRange> shapes;  ///< by input name; inputs not named keep their model's shape
-    int threads = 0;                           ///< for building and tuning; 0: as many as the process may use
+    int threads = 0;  ///< to compile, tune and verify with; 0: one for each core, as LoadOptions
+
+    int optimization_level = 3;  ///< 0 to 5: see docs/tuning.md. Below 3 nothing is timed
+    std::filesystem::path
+        timing_cache;          ///< file of measurements to use and to add to; empty: timed for this build only
+    double time_budget = -1;   ///< seconds to spend on timing; what was not reached keeps its default; < 0: all
+    bool replay_only = false;  ///< time nothing; what the timing cache does not know is an Error(not_found)
 
     bool verify = true;              ///< compare regions and outputs with the reference; over tolerance = Error
     std::vector<TensorMap> samples;  ///< inputs to verify with; empty: random inputs at the opt shapes
@@ -88,7 +94,7 @@ class PLANISH_API Plan {
 };
 
 /// Compiles an ONNX model. External data is looked for beside the file and never outside its folder.
-/// Errors: not_found, io_error, invalid_model, unsupported, verification_failed.
+/// Errors: not_found, io_error, invalid_argument, invalid_model, unsupported, verification_failed.
 PLANISH_API Plan build(const std::filesystem::path& model, const BuildOptions& options = {});
 /// The same from the bytes of a model. `external_data_folder` empty: external data is an error.
 PLANISH_API Plan build(std::span<const std::byte> model, const BuildOptions& options = {},
@@ -130,7 +136,8 @@ struct EngineInfo {
     int64_t arena_bytes = 0;   ///< scratch of one context, the largest of the programs compiled so far
     int programs = 0;          ///< input shapes compiled so far and kept
     std::string interpreted;   ///< why the reference interpreter runs this plan; empty: it is compiled
-    StringPairs provenance;    ///< source, options, versions, metadata
+    std::vector<std::string> ignored_tactics;  ///< "region: implementation (why)": replaced by the default order
+    StringPairs provenance;                    ///< source, options, versions, metadata
 };
 
 class Engine;

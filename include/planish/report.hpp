@@ -43,8 +43,20 @@ struct VerificationRow {
     std::string note;  ///< e.g. the input shapes, or why the row was not compared
 };
 
+/// A region that could run in more than one way, and the seconds that each way takes in its place: the region's own
+/// steps and the reorders that it causes.
+struct TacticRow {
+    std::string region;
+    std::vector<std::string> layers;                      ///< the user's layers inside it
+    std::string chosen;                                   ///< implementation, or "dissolve": its parts run one by one
+    std::vector<std::pair<std::string, double>> seconds;  ///< by tactic, the default first; empty: it was not timed
+    bool from_cache = false;                              ///< known from the timing cache
+};
+
 struct BuildReport {
     std::vector<PassRow> passes;
+    std::vector<TacticRow> tactics;
+    std::string timing_cache;  ///< the file that the measurements came from and went to; empty: none
     std::vector<LayerRow> layers;
     std::vector<VerificationRow> verification;
     std::vector<std::pair<std::string, double>> seconds;  ///< stage ("import", "optimise", "compile", ...) -> wall time

@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def report(self) -> dict:
-        """passes, layers, verification (rows), seconds (by stage), warnings."""
+        """tactics, passes, layers, verification (rows), seconds (by stage), timing_cache, warnings."""
         return self._raw.report()
 
     def __str__(self) -> str:
@@ -221,6 +221,9 @@ def build(
     example_inputs: Any = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    optimization_level: int = 3,
+    time_budget: float | None = None,
+    replay_only: bool = False,
     verify: bool = True,
     samples: Iterable[Mapping[str, Any]] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -236,9 +239,15 @@ def build(
     target: "cpu", "cpu:avx2", "cpu:avx512", or a list of them.
     precision: "fp32".
     shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
+    timing_cache: file of measurements to use and to add to; with the same one, equal inputs give equal bytes. None:
+        what is measured is not kept.
     progress: True for a bar on a terminal, or a function of (stage, detail, fraction); returning False cancels.
     example_inputs: a tensor, a tuple of them, or a dict by argument name; for a torch.nn.Module.
     input_names, output_names: names of a torch.nn.Module's inputs and outputs; default: its forward's argument names.
+    optimization_level: 0: the graph as imported; 1: optimised, the first kernel that can; 2: and the choices of the
+        timing cache; 3: and what it lacks is timed; 4, 5: timed 3 and 10 times as often.
+    time_budget: seconds to spend on timing; regions not reached keep their default. None: as many as it takes.
+    replay_only: time nothing; a region that the timing cache does not know is an error (not_found).
     verify: compare every region and output with the reference; over tolerance is an error and nothing is written.
     samples: inputs by name to verify with; default: random ones.
     metadata: kept in the plan.
@@ -249,7 +258,6 @@ def build(
         ("calibration", calibration),
         ("accuracy_budget", accuracy_budget),
         ("sparsity", sparsity),
-        ("timing_cache", timing_cache),
     ):
         if value is not None:
             raise Error(
@@ -273,6 +281,10 @@ def build(
         "precision": precision,
         "shapes": ranges,
         "threads": threads or 0,
+        "optimization_level": optimization_level,
+        "timing_cache": os.fspath(timing_cache) if timing_cache is not None else "",
+        "time_budget": -1.0 if time_budget is None else max(float(time_budget), 0.0),
+        "replay_only": replay_only,
         "verify": verify,
         "metadata": [(str(k), str(v)) for k, v in (metadata or {}).items()],
         "disabled_passes": list(disabled_passes),

@@ -48,6 +48,7 @@ class PlanishBackend(Backend):
             raise Error("unsupported", f"device '{device}' is not available", 'use device "CPU"')
         kwargs.setdefault("progress", False)
         kwargs.setdefault("verify", False)
+        kwargs.setdefault("optimization_level", 1)  # a model that is run once does not earn its timing back
         return PlanishRep(load(build(model, **kwargs), device="cpu"))
 
     @classmethod

@@ -113,6 +113,7 @@ nb::dict to_dict(const EngineInfo& info) {
     d["arena_bytes"] = info.arena_bytes;
     d["programs"] = info.programs;
     d["interpreted"] = info.interpreted;
+    d["ignored_tactics"] = info.ignored_tactics;
     nb::dict provenance;
     for (const auto& [key, value] : info.provenance) provenance[key.c_str()] = value;
     d["provenance"] = provenance;
@@ -172,7 +173,17 @@ nb::dict profile(Context::Impl& context, nb::dict feeds, int runs) {
 
 nb::dict to_dict(const BuildReport& report) {
     nb::dict d;
-    nb::list passes, layers, verification;
+    nb::list tactics, passes, layers, verification;
+    for (const TacticRow& row : report.tactics) {
+        nb::dict r, times;
+        for (const auto& [tactic, time] : row.seconds) times[tactic.c_str()] = time;
+        r["region"] = row.region;
+        r["layers"] = row.layers;
+        r["chosen"] = row.chosen;
+        r["seconds"] = times;
+        r["from_cache"] = row.from_cache;
+        tactics.append(r);
+    }
     for (const PassRow& row : report.passes) {
         nb::dict r;
         r["name"] = row.name;
@@ -192,6 +203,8 @@ nb::dict to_dict(const BuildReport& report) {
         r["note"] = row.note;
         verification.append(r);
     }
+    d["tactics"] = tactics;
+    d["timing_cache"] = report.timing_cache;
     d["passes"] = passes;
     d["layers"] = layers;
     d["verification"] = verification;
@@ -219,6 +232,10 @@ BuildOptions build_options(nb::dict given) {
     for (auto& [name, range] : nb::cast<std::map<std::string, Range>>(given["shapes"]))
         options.shapes[name] = {range.at(0), range.at(1), range.at(2)};
     options.threads = nb::cast<int>(given["threads"]);
+    options.optimization_level = nb::cast<int>(given["optimization_level"]);
+    options.timing_cache = nb::cast<std::string>(given["timing_cache"]);
+    options.time_budget = nb::cast<double>(given["time_budget"]);
+    options.replay_only = nb::cast<bool>(given["replay_only"]);
     options.verify = nb::cast<bool>(given["verify"]);
     options.metadata = nb::cast<StringPairs>(given["metadata"]);
     options.disabled_passes = nb::cast<std::vector<std::string>>(given["disabled_passes"]);

@@ -26,6 +26,7 @@ enum class Refusal : uint8_t {
     post_op_not_handled,
     isa_missing,
     weights_not_constant,
+    slower,  // than another one: measured by the tuner, else by estimate
     disabled,
 };
 std::string_view to_string(Refusal refusal);
@@ -47,6 +48,22 @@ struct StepInfo {
     int64_t flops = 0;
     int64_t bytes = 0;                                         // read + written at least once
     std::vector<std::pair<std::string, std::string>> refused;  // implementation -> reason
+    std::vector<int> regions;  // of Program::regions(): whose choice of implementation this step's time speaks for
+};
+
+/// The tactic of a region that does not run as one step: its parts are regions of their own.
+inline constexpr std::string_view kDissolve = "dissolve";
+
+/// A region, what runs it and what else could.
+struct RegionInfo {
+    std::string path;  // its name, after its parents' where they were dissolved: "block > conv". Unique in a program
+    int parent = -1;   // index of the dissolved region that it was a part of
+    std::vector<std::string> layers;
+    std::string tactic;  // the implementation's name, or kDissolve
+    // With CompileOptions::list_candidates only:
+    std::vector<std::string> candidates;  // every tactic that can run it, the one taken without measurements first
+    std::string signature;                // what it computes and in which layouts it finds its inputs
+    std::string title;                    // the same in short, for people: "Conv+Clip float32[1, 32, 112, 112]"
 };
 
 /// Lets an observer read the operands of the running step as plain row-major tensors (copies). An input may be gone
@@ -92,6 +109,8 @@ class Program {
     virtual int64_t arena_bytes() const = 0;     // 64-byte aligned scratch that run() needs
     virtual int64_t constant_bytes() const = 0;  // packed weights that this program keeps beyond the plan's own
     virtual std::vector<StepInfo> steps() const = 0;
+    virtual std::vector<RegionInfo> regions() const = 0;           // parents before their parts
+    virtual std::vector<std::string> ignored_tactics() const = 0;  // of CompileOptions::tactics: which, and why
     /// Inputs and outputs in port order. No allocation unless a step is a reference fallback.
     virtual void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                      int threads) const = 0;
@@ -106,7 +125,8 @@ struct CompileOptions {
     std::string target = "cpu";                  // "cpu", "cpu:avx2", ...
     int threads = 0;                             // threads that run() will be given; 0: the whole pool
     PackedStore* packed = nullptr;               // null: the program keeps its own
-    std::map<std::string, std::string> tactics;  // region name -> implementation, replayed from a plan
+    std::map<std::string, std::string> tactics;  // RegionInfo::path -> tactic; one that cannot be is ignored and said
+    bool list_candidates = false;                // fill in RegionInfo for the tuner
     bool only_reference = false;                 // every step by the reference interpreter
     std::vector<std::string> disabled;           // implementation names (prefixes) that must not be used
 };

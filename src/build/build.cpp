@@ -7,8 +7,10 @@
 
 #include "backends/backend.hpp"
 #include "backends/cpu/isa.hpp"
+#include "base/cpu_budget.hpp"
 #include "base/hash.hpp"
 #include "base/mapped_file.hpp"
+#include "base/thread_pool.hpp"
 #include "build/verify.hpp"
 #include "importers/onnx/importer.hpp"
 #include "passes/pass.hpp"
@@ -16,11 +18,17 @@
 #include "planish/planish.hpp"
 #include "reference/interpreter.hpp"
 #include "runtime/compile.hpp"
+#include "tuner/tuner.hpp"
 
 namespace planish {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Levels of optimisation: below kPassLevel the graph stays as it was imported, from kReplayLevel on the timing cache is
+// used, from kMeasureLevel on what it lacks is timed, more often at the levels above.
+constexpr int kPassLevel = 1, kReplayLevel = 2, kMeasureLevel = 3;
+constexpr int kEffort[] = {0, 0, 0, 1, 3, 10};
 
 // Reports progress over the whole build from the progress of its stages, and keeps their times.
 class Stages {
@@ -63,6 +71,12 @@ void check_options(const BuildOptions& options) {
                  "use --target cpu");
         fail(ErrorCode::invalid_argument, "unknown target '" + target + "'", "targets are cpu, cpu:avx2, cpu:avx512");
     }
+    if (options.optimization_level < 0 || options.optimization_level > 5)
+        fail(ErrorCode::invalid_argument, "the optimization level is " + std::to_string(options.optimization_level),
+             "levels are 0 to 5");
+    if (options.replay_only && (options.timing_cache.empty() || options.optimization_level < kReplayLevel))
+        fail(ErrorCode::invalid_argument, "replay only, but no timing cache is used",
+             "give one, and an optimization level of 2 or more");
     if (options.precision == "fp32") return;
     for (std::string_view known : {"tf32", "fp16", "bf16", "int8", "fp8", "auto"})
         if (options.precision == known)
@@ -218,6 +232,7 @@ class Builder {
     }
 
     Plan run(std::span<const std::byte> bytes, const std::function<std::unique_ptr<Graph>()>& import) {
+        if (tunes() && !options_.timing_cache.empty()) cache_ = tuner::TimingCache::read(options_.timing_cache);
         stages_.begin("import", 0, 0.1);
         std::unique_ptr<Graph> imported = import();
         bind_shapes(*imported, options_);
@@ -232,8 +247,13 @@ class Builder {
         stages_.begin("compile", 0.3, 0.4);
         compile();
 
+        if (tunes()) {
+            stages_.begin("tune", 0.4, 0.7);
+            tune();
+        }
+        write_sections();
         if (options_.verify) {
-            stages_.begin("verify", 0.4, 0.98);
+            stages_.begin("verify", 0.7, 0.98);
             verify(*imported);
         }
         stages_.end();
@@ -247,6 +267,8 @@ class Builder {
     void optimise(Graph& graph) {
         passes::PassOptions options;
         options.disabled = options_.disabled_passes;
+        if (options_.optimization_level < kPassLevel)
+            for (const passes::Pass& pass : passes::portable_pipeline()) options.disabled.emplace_back(pass.name);
         options.dump_after = options_.dump_after;
         options.dump = [&](std::string_view pass, const Graph& g) {
             const auto path = options_.dump_folder / (std::string(pass) + ".txt");
@@ -288,27 +310,38 @@ class Builder {
                     : "the rank of an input is unknown: give shapes to have it compiled and verified");
     }
 
+    bool tunes() const { return options_.optimization_level >= kReplayLevel && !options_.only_reference; }
+
+    // As many as an engine takes.
+    int threads() const {
+        return std::min(options_.threads > 0 ? options_.threads : cpu_budget().cores, ThreadPool::process().size());
+    }
+
+    // "cpu" is what this machine can do.
+    static std::string full_target(const std::string& target) {
+        return target == "cpu" ? "cpu:" + std::string(to_string(cpu::detect_isa())) : target;
+    }
+
+    CompileOptions compile_options(const std::string& target) {
+        CompileOptions options;
+        options.target = target;
+        options.threads = threads();
+        options.packed = &packed_;
+        options.list_candidates = tunes();
+        options.only_reference = options_.only_reference;
+        options.disabled = options_.disabled_implementations;
+        return options;
+    }
+
     void compile_for(const std::vector<Dims>& shapes) {
         for (const std::string& target : options_.targets) {
-            CompileOptions options;
-            options.target = target;
-            options.threads = options_.threads;
-            options.only_reference = options_.only_reference;
-            options.disabled = options_.disabled_implementations;
-            runtime::Compiled compiled = runtime::compile(*contents_->graph, shapes, cpu_backend(), options);
-            plan::Section section{target == "cpu" ? "cpu:" + std::string(to_string(cpu::detect_isa())) : target, {}};
-            if (compiled.program == nullptr) {
+            runtime::Compiled compiled =
+                runtime::compile(*contents_->graph, shapes, cpu_backend(), compile_options(target));
+            if (compiled.program == nullptr)
                 report_.warnings.push_back("runs in the reference interpreter: " + compiled.interpreted);
-            } else {
-                for (const StepInfo& step : compiled.program->steps())
-                    section.tactics.push_back({step.name, step.implementation});
-                std::sort(section.tactics.begin(), section.tactics.end(),
-                          [](const plan::Tactic& a, const plan::Tactic& b) { return a.region < b.region; });
-                if (report_.layers.empty()) report_.layers = layer_rows(*compiled.program);
-            }
-            contents_->sections.push_back(std::move(section));
             programs_.push_back(std::move(compiled.program));
         }
+        tuned_.resize(programs_.size());
         plan::Profile profile{{}, shapes, {}};
         const Graph& graph = *contents_->graph;
         for (size_t i = 0; i < shapes.size(); ++i) {
@@ -317,6 +350,69 @@ class Builder {
             profile.max.push_back(given == options_.shapes.end() ? shapes[i] : given->second.max);
         }
         contents_->profiles = {std::move(profile)};
+    }
+
+    // Replaces each program by one with the tactics that the timing cache knows or that are timed now.
+    void tune() {
+        if (!shapes_) return;
+        const tuner::TimingCache before = cache_;
+        const std::unique_ptr<Graph> bound = passes::specialise(*contents_->graph, *shapes_);
+        for (size_t p = 0; p < programs_.size(); ++p) {
+            const std::string target = full_target(options_.targets[p]);
+            // What this machine cannot run cannot be timed on it.
+            if (programs_[p] == nullptr || *cpu::parse_isa(target.substr(4)) > cpu::detect_isa()) continue;
+            const auto stopwatch =
+                tuner::make_stopwatch(options_.samples.empty() ? verification::random_inputs(*bound)
+                                                               : sample_inputs(*bound, options_.samples[0]),
+                                      threads());
+            tuner::TuneOptions how;
+            how.machine = tuner::describe_machine(target, threads());
+            how.effort = kEffort[options_.optimization_level];
+            if (options_.time_budget >= 0) how.budget = options_.time_budget;
+            how.measure = options_.optimization_level >= kMeasureLevel && !options_.replay_only;
+            how.replay_only = options_.replay_only;
+            how.progress = [&](std::string_view detail, double fraction) {
+                stages_.update(detail, (static_cast<double>(p) + fraction) / static_cast<double>(programs_.size()));
+            };
+            tuner::Tuned tuned = tuner::tune(std::move(programs_[p]), *bound, cpu_backend(),
+                                             compile_options(options_.targets[p]), how, *stopwatch, cache_);
+            programs_[p] = std::move(tuned.program);
+            tuned_[p] = true;
+            if (p == 0) report_.tactics = std::move(tuned.rows);
+            if (!tuned.failure.empty())
+                report_.warnings.push_back("not tuned: the model does not run on random inputs: " + tuned.failure +
+                                           "; give samples of its inputs");
+            else if (tuned.missed > 0 && how.measure)
+                report_.warnings.push_back(
+                    fmt::format("{} of {} kinds of regions were not timed within the time budget of {} s", tuned.missed,
+                                tuned.missed + tuned.timed + tuned.replayed, options_.time_budget));
+        }
+        report_.timing_cache = options_.timing_cache.string();
+        if (options_.timing_cache.empty() || cache_.entries() == before.entries()) return;
+        try {
+            cache_.add_to(options_.timing_cache);
+        } catch (const Error& error) {
+            report_.warnings.push_back("the measurements were not kept: " + error.message());
+        }
+    }
+
+    void write_sections() {
+        if (!shapes_) return;
+        for (size_t p = 0; p < programs_.size(); ++p) {
+            plan::Section section{full_target(options_.targets[p]), {}, tuned_[p] ? threads() : 0};
+            if (const Program* program = programs_[p].get()) {
+                // Where there was no choice but the interpreter or to dissolve, a later version may have one.
+                for (const RegionInfo& region : program->regions()) {
+                    const bool forced =
+                        region.tactic == "reference" || (region.tactic == kDissolve && region.candidates.size() < 2);
+                    if (!forced) section.tactics.push_back({region.path, region.tactic});
+                }
+                std::sort(section.tactics.begin(), section.tactics.end(),
+                          [](const plan::Tactic& a, const plan::Tactic& b) { return a.region < b.region; });
+                if (report_.layers.empty()) report_.layers = layer_rows(*program);
+            }
+            contents_->sections.push_back(std::move(section));
+        }
     }
 
     // Each region against the reference on what it read; then the outputs against the model as it was imported, which
@@ -347,8 +443,7 @@ class Builder {
             if (programs_[p] == nullptr) {
                 outputs = reference_outputs(*contents_->graph, inputs);
             } else {
-                const int threads = options_.threads > 0 ? options_.threads : 1 << 10;
-                rows = verification::verify_regions(*programs_[p], inputs, threads, &outputs, [&](double fraction) {
+                rows = verification::verify_regions(*programs_[p], inputs, threads(), &outputs, [&](double fraction) {
                     stages_.update("regions", (static_cast<double>(p) + 0.5 + 0.5 * fraction) /
                                                   static_cast<double>(programs_.size()));
                 });
@@ -365,8 +460,10 @@ class Builder {
         p.versions = {{"planish", std::string(version())}};
         std::string targets;
         for (const std::string& target : options_.targets) targets += (targets.empty() ? "" : ",") + target;
-        p.options = {
-            {"targets", targets}, {"precision", options_.precision}, {"verify", options_.verify ? "true" : "false"}};
+        p.options = {{"targets", targets},
+                     {"precision", options_.precision},
+                     {"verify", options_.verify ? "true" : "false"},
+                     {"optimization_level", std::to_string(options_.optimization_level)}};
         for (const auto& [name, range] : options_.shapes)
             p.options.emplace_back("shape:" + name,
                                    dims_text(range.min) + " " + dims_text(range.opt) + " " + dims_text(range.max));
@@ -386,7 +483,10 @@ class Builder {
     Stages stages_;
     std::shared_ptr<plan::PlanContents> contents_;
     std::optional<std::vector<Dims>> shapes_;
-    std::vector<std::unique_ptr<Program>> programs_;
+    PackedStore packed_;
+    std::vector<std::unique_ptr<Program>> programs_;  // by target; null: the interpreter runs the plan
+    tuner::TimingCache cache_;
+    std::vector<bool> tuned_;  // by target
 };
 
 }  // namespace

@@ -196,6 +196,7 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) 
             if (region.inputs()[i]) exact[region.inputs()[i]] = RefValue(inputs[i]);
     }
     const Values given = exact;
+    const auto operands = has_body ? std::span<Value* const>(body->inputs()) : region.inputs();
     std::unordered_map<const Node*, OwnError> errors;
     auto run = [&](Values& values, const Node& node) {
         std::vector<RefValue> constants;
@@ -217,9 +218,11 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) 
     for (const Sign sign : {Sign::plus, Sign::minus, Sign::random}) {
         Values moved;
         // Inputs of ops that are evaluated again are moved by one rounding: it shows how ill-conditioned the op is.
-        for (const auto& [value, v] : given)
-            moved[value] =
-                RefValue(perturbed(v.tensor, {2 * kEps, 0}, sign == Sign::plus ? Sign::random : sign, generator));
+        // In the order of the inputs, so that equal builds draw equal signs.
+        for (const Value* value : operands)
+            if (value && !moved.contains(value))
+                moved[value] = RefValue(perturbed(given.at(value).tensor, {2 * kEps, 0},
+                                                  sign == Sign::plus ? Sign::random : sign, generator));
         for (const Node* node : nodes) {
             // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do.
             if (is_product(*node) || has(node->op().traits, Trait::data_movement)) {

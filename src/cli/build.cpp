@@ -7,6 +7,7 @@
 #include "cli/terminal.hpp"
 #include "passes/pass.hpp"
 #include "plan/plan_io.hpp"
+#include "tuner/timing_cache.hpp"
 
 namespace planish::cli {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 struct Options {
     std::string model, output;
     std::vector<std::string> shapes, metadata, samples;
+    std::string timing_cache;
     BuildOptions build;
     bool no_verify = false, list_passes = false, json = false, quiet = false;
 };
@@ -28,7 +30,17 @@ int list_passes() {
 
 void print_json(const Options& options, const BuildReport& report, int64_t bytes) {
     Json result = {{"plan", options.output}, {"bytes", bytes}};
-    Json passes = Json::array(), layers = Json::array(), verification = Json::array(), seconds = Json::object();
+    Json tactics = Json::array(), passes = Json::array(), layers = Json::array(), verification = Json::array(),
+         seconds = Json::object();
+    for (const TacticRow& row : report.tactics) {
+        Json seconds_by_tactic = Json::object();
+        for (const auto& [tactic, time] : row.seconds) seconds_by_tactic[tactic] = time;
+        tactics.push_back({{"region", row.region},
+                           {"layers", row.layers},
+                           {"chosen", row.chosen},
+                           {"seconds", seconds_by_tactic},
+                           {"from_cache", row.from_cache}});
+    }
     for (const PassRow& row : report.passes)
         passes.push_back({{"name", row.name}, {"changes", row.changes}, {"seconds", row.seconds}});
     for (const LayerRow& row : report.layers) layers.push_back(to_json(row));
@@ -36,10 +48,63 @@ void print_json(const Options& options, const BuildReport& report, int64_t bytes
     for (const auto& [stage, time] : report.seconds) seconds[stage] = time;
     result["seconds"] = seconds;
     result["warnings"] = report.warnings;
+    result["timing_cache"] = report.timing_cache.empty() ? Json() : Json(report.timing_cache);
+    result["tactics"] = tactics;
     result["passes"] = passes;
     result["layers"] = layers;
     result["verification"] = verification;
     fmt::print("{}\n", result.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+// What the choices of the tuner gained: where it left the default, against that; else against the next best.
+void print_tactics(const BuildReport& report) {
+    struct Gain {
+        const TacticRow* row;
+        double chosen, other;
+        std::string instead;
+        bool changed;
+    };
+    std::vector<Gain> gains;
+    const TacticRow* network = nullptr;
+    int from_cache = 0, timed = 0, changed = 0;
+    for (const TacticRow& row : report.tactics) {
+        if (row.seconds.size() < 2) continue;
+        if (row.layers.empty()) {
+            network = &row;
+            continue;
+        }
+        ++(row.from_cache ? from_cache : timed);
+        Gain gain{&row, 0, 0, {}, row.chosen != row.seconds[0].first};
+        changed += gain.changed;
+        for (const auto& [tactic, seconds] : row.seconds) {
+            if (tactic == row.chosen) {
+                gain.chosen = seconds;
+            } else if (gain.instead.empty() || (!gain.changed && seconds < gain.other)) {
+                gain.instead = tactic;
+                gain.other = seconds;
+            }
+        }
+        gains.push_back(std::move(gain));
+    }
+    if (gains.empty()) return;
+    fmt::print("tuned {} regions ({} timed, {} from the timing cache), {} differ from the default; {}\n", gains.size(),
+               timed, from_cache, changed,
+               report.timing_cache.empty() ? "the times were not kept" : "timing cache: " + report.timing_cache);
+    std::stable_sort(gains.begin(), gains.end(), [](const Gain& a, const Gain& b) {
+        return std::pair(a.changed, a.other - a.chosen) > std::pair(b.changed, b.other - b.chosen);
+    });
+    constexpr size_t kShown = 10;
+    Table table({"region", "chosen", ">time", "instead of", ">time", ">gain"});
+    for (size_t i = 0; i < std::min(gains.size(), kShown); ++i) {
+        const Gain& gain = gains[i];
+        table.add({shorten(gain.row->region, 44), gain.row->chosen, format_seconds(gain.chosen), gain.instead,
+                   format_seconds(gain.other), fmt::format("{:.0f} %", 100 * (1 - gain.chosen / gain.other))});
+    }
+    fmt::print("{}", table.text());
+    if (gains.size() > kShown) fmt::print("... and {} more (--json lists all)\n", gains.size() - kShown);
+    if (network)
+        fmt::print("network: {} tuned, {} by default\n", format_seconds(network->seconds[1].second),
+                   format_seconds(network->seconds[0].second));
 }
 
 void print_text(const Options& options, const BuildReport& report, int64_t bytes) {
@@ -55,6 +120,7 @@ void print_text(const Options& options, const BuildReport& report, int64_t bytes
     fmt::print("{} {} ({}) in {}: {}\n", paint("wrote", Colour::green), options.output, format_bytes(bytes),
                format_seconds(seconds), stages);
     fmt::print("{} regions, {} of them in the reference interpreter\n", report.layers.size(), reference);
+    print_tactics(report);
     double worst = 0;
     const VerificationRow* where = nullptr;
     for (const VerificationRow& row : report.verification)
@@ -66,6 +132,22 @@ void print_text(const Options& options, const BuildReport& report, int64_t bytes
         fmt::print(stderr, "{} {}\n", paint("warning:", Colour::yellow, stderr), warning);
 }
 
+// A damaged file of the user's own naming is an error; the default one must never be in the way.
+void choose_timing_cache(Options& options) {
+    if (options.timing_cache == "none") return;
+    if (!options.timing_cache.empty()) {
+        options.build.timing_cache = options.timing_cache;
+        return;
+    }
+    try {
+        tuner::TimingCache::read(tuner::default_timing_cache());
+        options.build.timing_cache = tuner::default_timing_cache();
+    } catch (const Error& error) {
+        fmt::print(stderr, "{} {}; built without a timing cache\n", paint("warning:", Colour::yellow, stderr),
+                   error.message());
+    }
+}
+
 int run_build(Options& options) {
     if (options.list_passes) return list_passes();
     if (options.model.empty())
@@ -75,6 +157,7 @@ int run_build(Options& options) {
     BuildOptions& build_options = options.build;
     build_options.shapes = parse_shapes(options.shapes);
     build_options.verify = !options.no_verify;
+    choose_timing_cache(options);
     for (const std::string& text : options.metadata)
         build_options.metadata.push_back(split_assignment(text, "--metadata"));
     for (const std::string& text : options.samples) build_options.samples.push_back(read_inputs({text}));
@@ -100,11 +183,13 @@ int run_build(Options& options) {
 
 Verb add_build(CLI::App& app) {
     auto options = std::make_shared<Options>();
+    const std::string fallback = tuner::default_timing_cache().string();
     CLI::App* verb = app.add_subcommand("build", "Compile an ONNX model to a plan and verify it");
     verb->footer(
         "Examples:\n"
         "  planish build mobilenet_v2.onnx -o mobilenet_v2.plan\n"
         "  planish build bert.onnx --shape input_ids=1x8:1x128:8x512 --shape attention_mask=1x8:1x128:8x512\n"
+        "  planish build model.onnx --timing-cache team.json --replay-only\n"
         "  planish build model.onnx --dump-after all --dump-folder passes/");
     verb->add_option("model", options->model, "ONNX file");
     verb->add_option("-o,--output", options->output, "Where the plan goes (default: MODEL.plan)");
@@ -117,6 +202,20 @@ Verb add_build(CLI::App& app) {
         ->allow_extra_args(false);
     verb->add_option("--threads", options->build.threads, "Threads to build with (default: all)")
         ->check(CLI::NonNegativeNumber);
+    verb->add_option(
+            "--optimization-level", options->build.optimization_level,
+            "0: the graph as imported; 1: optimised, the first kernel that can; 2: and the timing cache's choices; "
+            "3 (default): and what it lacks is timed; 4, 5: timed 3 and 10 times as often")
+        ->check(CLI::Range(0, 5));
+    verb->add_option("--timing-cache", options->timing_cache,
+                     "File of measurements to use and to add to, or 'none' (default: " +
+                         (fallback.empty() ? std::string("none") : fallback) + ")");
+    verb->add_option(
+            "--time-budget", options->build.time_budget,
+            "Seconds to spend on timing; regions not reached keep their default (default: as many as it takes)")
+        ->check(CLI::NonNegativeNumber);
+    verb->add_flag("--replay-only", options->build.replay_only,
+                   "Time nothing: fail when the timing cache lacks a region");
     verb->add_flag("--no-verify", options->no_verify, "Do not compare with the reference interpreter");
     verb->add_option("--sample", options->samples, ".npz of inputs to verify with (default: random)")
         ->allow_extra_args(false);

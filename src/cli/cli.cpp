@@ -34,11 +34,9 @@ int run(int argc, const char* const* argv) {
                  "planish");
     app.set_version_flag("--version", "planish " + std::string(version()));
     app.require_subcommand(1);
-    const std::pair<const char*, Verb> verbs[] = {{"build", add_build(app)},
-                                                  {"run", add_run(app)},
-                                                  {"bench", add_bench(app)},
-                                                  {"inspect", add_inspect(app)},
-                                                  {"compare", add_compare(app)}};
+    const std::pair<const char*, Verb> verbs[] = {{"build", add_build(app)},     {"run", add_run(app)},
+                                                  {"bench", add_bench(app)},     {"inspect", add_inspect(app)},
+                                                  {"compare", add_compare(app)}, {"cache", add_cache(app)}};
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

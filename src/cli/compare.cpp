@@ -135,7 +135,7 @@ int run_compare(const Options& options) {
     std::vector<Tensor> outputs;
     std::vector<VerificationRow> rows;
     const runtime::Compiled compiled =
-        runtime::compile(*contents.graph, shapes, *impl.device.backend, impl.compile_options);
+        runtime::compile(*contents.graph, shapes, *impl.device.backend, impl.options_for(shapes));
     if (compiled.program) {
         std::vector<Tensor> ports;
         for (const Port& port : compiled.program->inputs()) {

@@ -17,7 +17,7 @@ struct Profile {
     std::vector<Dims> min, opt, max;
 };
 
-/// Which implementation was chosen for a region.
+/// Which implementation was chosen for a region (RegionInfo::path and ::tactic).
 struct Tactic {
     std::string region;
     std::string implementation;
@@ -26,7 +26,8 @@ struct Tactic {
 /// What was compiled for one target. No machine code: descriptors that the backend checks and expands at load.
 struct Section {
     std::string target;           // "cpu:avx512"
-    std::vector<Tactic> tactics;  // sorted by region
+    std::vector<Tactic> tactics;  // sorted by region, for the shapes of profiles[0].opt
+    int threads = 0;              // that they were measured with; 0: they were not measured
 };
 
 /// Everything here is deterministic: no times, no dates, no paths of the building machine.

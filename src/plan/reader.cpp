@@ -97,7 +97,7 @@ class Reader {
         each(plan.profiles(),
              [&](const fbs::Profile& p) { contents.profiles.push_back(read_profile(p, *contents.graph)); });
         each(plan.sections(), [&](const fbs::Section& s) {
-            Section section{text(s.target()), {}};
+            Section section{text(s.target()), {}, s.threads()};
             for (auto& [region, implementation] : pairs(s.tactics()))
                 section.tactics.push_back({std::move(region), std::move(implementation)});
             contents.sections.push_back(std::move(section));

@@ -93,7 +93,7 @@ class DescriptionWriter {
             StringPairs tactics;
             for (const Tactic& t : section.tactics) tactics.emplace_back(t.region, t.implementation);
             const auto rows = pairs(tactics);
-            sections.push_back(fbs::CreateSection(builder_, string(section.target), rows));
+            sections.push_back(fbs::CreateSection(builder_, string(section.target), rows, section.threads));
         }
         const auto provenance = write_provenance(contents.provenance);
         std::vector<fbs::Blob> blobs;

@@ -3,6 +3,7 @@
 #include <unordered_set>
 
 #include "base/cpu_budget.hpp"
+#include "base/log.hpp"
 #include "base/thread_pool.hpp"
 #include "plan/plan_io.hpp"
 #include "runtime/engine_impl.hpp"
@@ -80,8 +81,8 @@ Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOpt
     for (const plan::Section& section : contents->sections) {
         if (section.target != device.target) continue;
         compiled_at_load = false;
-        for (const plan::Tactic& tactic : section.tactics)
-            compile_options.tactics[tactic.region] = tactic.implementation;
+        if (options.only_reference) continue;
+        for (const plan::Tactic& tactic : section.tactics) tactics[tactic.region] = tactic.implementation;
     }
     for (const Value* input : graph().inputs()) {
         inputs.push_back(describe(*input));
@@ -96,6 +97,12 @@ Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOpt
     }
 }
 
+CompileOptions Engine::Impl::options_for(const std::vector<Dims>& shapes) const {
+    CompileOptions options = compile_options;
+    if (shapes == shapes_at_load(*contents)) options.tactics = tactics;
+    return options;
+}
+
 int Engine::Impl::input_index(std::string_view name) const {
     return index_of(graph().inputs(), name);
 }
@@ -108,9 +115,11 @@ std::shared_ptr<const runtime::Prepared> Engine::Impl::prepare(std::span<const i
                                                                const std::vector<Dims>& shapes) const {
     auto make = [&]() -> std::shared_ptr<const runtime::Prepared> {
         auto prepared = std::make_shared<runtime::Prepared>();
-        prepared->compiled = runtime::compile(graph(), shapes, *device.backend, compile_options);
+        prepared->compiled = runtime::compile(graph(), shapes, *device.backend, options_for(shapes));
         const Program* program = prepared->compiled.program.get();
         if (program == nullptr) return prepared;
+        for (const std::string& ignored : program->ignored_tactics())
+            log(LogLevel::warning, "tactic of the plan ignored: " + ignored);
         if (program->outputs().size() != outputs.size())
             fail(ErrorCode::internal, "the program delivers " + std::to_string(program->outputs().size()) + " of " +
                                           std::to_string(outputs.size()) + " outputs");
@@ -138,9 +147,11 @@ EngineInfo Engine::Impl::info() const {
     if (!tensors_only) result.interpreted = "an input is a sequence or an optional";
     cache.for_each([&](const runtime::Prepared& prepared) {
         ++result.programs;
-        if (prepared.compiled.program)
-            result.arena_bytes = std::max(result.arena_bytes, prepared.compiled.program->arena_bytes());
-        else
+        if (const Program* program = prepared.compiled.program.get()) {
+            result.arena_bytes = std::max(result.arena_bytes, program->arena_bytes());
+            for (std::string& ignored : program->ignored_tactics())
+                result.ignored_tactics.push_back(std::move(ignored));
+        } else
             result.interpreted = prepared.compiled.interpreted;
     });
     const plan::Provenance& p = contents->provenance;

@@ -25,11 +25,14 @@ struct Engine::Impl {
     /// The program for these shapes (engine order), compiled now when it is met for the first time.
     std::shared_ptr<const runtime::Prepared> prepare(std::span<const int64_t> key,
                                                      const std::vector<Dims>& shapes) const;
+    /// The plan's tactics are replayed for the shapes that they were chosen for.
+    CompileOptions options_for(const std::vector<Dims>& shapes) const;
     EngineInfo info() const;
 
     std::shared_ptr<const plan::PlanContents> contents;
     runtime::Device device;
     CompileOptions compile_options;
+    std::map<std::string, std::string> tactics;  // of the plan's section for this device
     int threads = 1;
     bool tensors_only = true;  // every input is a tensor
     bool compiled_at_load = false;

@@ -176,6 +176,8 @@ TEST(Verification, CatchesAWrongRegion) {
         int64_t arena_bytes() const override { return honest_->arena_bytes(); }
         int64_t constant_bytes() const override { return 0; }
         std::vector<StepInfo> steps() const override { return honest_->steps(); }
+        std::vector<RegionInfo> regions() const override { return honest_->regions(); }
+        std::vector<std::string> ignored_tactics() const override { return {}; }
         void run(std::span<const void* const> in, std::span<void* const> out, std::byte* arena, int n) const override {
             honest_->run(in, out, arena, n);
         }

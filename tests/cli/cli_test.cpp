@@ -12,6 +12,7 @@
 #include "cli/common.hpp"
 #include "cli/npy.hpp"
 #include "plan/plan_io.hpp"
+#include "tuner/timing_cache.hpp"
 
 namespace planish::cli {
 namespace {
@@ -182,6 +183,42 @@ TEST_F(Cli, TraceNamesTheUsersLayers) {
     }
     EXPECT_EQ(regions, 1);
     EXPECT_EQ(planish_run({"bench", path("g.plan"), "--runs", "2", "--trace", path("none/trace.json")}).code, 1);
+}
+
+TEST_F(Cli, CachesAreShownMergedAndPruned) {
+    auto write = [&](const std::string& name, const std::string& key, const std::string& region,
+                     const std::string& made_by) {
+        tuner::TimingCache cache;
+        cache.insert(key, {"a machine", made_by, region, 3, {{"conv_jit", 2000}, {"conv_winograd", 1000}}});
+        cache.add_to(path(name));
+    };
+    write("a.json", "1", "Conv float32[1, 8]", std::string(version()));
+    write("b.json", "2", "MatMul float32[1, 8]", "0.0.1");
+
+    const Result merged = planish_run({"cache", "merge", path("all.json"), path("a.json"), path("b.json"), "--json"});
+    ASSERT_EQ(merged.code, 0) << merged.err;
+    EXPECT_EQ(Json::parse(merged.out)["before"], 0);
+    EXPECT_EQ(Json::parse(merged.out)["after"], 2);
+
+    const Result shown = planish_run({"cache", "show", path("all.json"), "--match", "Conv", "--json"});
+    ASSERT_EQ(shown.code, 0) << shown.err;
+    const Json rows = Json::parse(shown.out)["entries"];
+    ASSERT_EQ(rows.size(), 1u);
+    EXPECT_EQ(rows[0]["nanoseconds"]["conv_winograd"], 1000);
+    EXPECT_THAT(planish_run({"cache", "show", path("all.json")}).out, HasSubstr("2 entries"));
+
+    EXPECT_EQ(planish_run({"cache", "prune", path("all.json")}).code, 1);
+    EXPECT_EQ(planish_run({"cache", "prune", path("all.json"), "--other-versions"}).code, 0);
+    EXPECT_EQ(tuner::TimingCache::read(path("all.json")).entries().size(), 1u);
+    EXPECT_EQ(planish_run({"cache", "prune", path("all.json"), "--match", "Conv"}).code, 0);
+    EXPECT_TRUE(tuner::TimingCache::read(path("all.json")).entries().empty());
+
+    EXPECT_EQ(planish_run({"cache"}).code, 2);
+    EXPECT_EQ(planish_run({"cache", "show", path("none.json")}).code, 1);
+    EXPECT_FALSE(std::filesystem::exists(path("none.json")));
+    std::ofstream(path("text.json")) << "hello\n";
+    EXPECT_THAT(planish_run({"cache", "show", path("text.json")}).err, HasSubstr("not a timing cache"));
+    EXPECT_THAT(planish_run({"cache", "--help"}).out, HasSubstr("Examples:"));
 }
 
 TEST_F(Cli, ShapesAreParsed) {

@@ -17,6 +17,15 @@ def value(name, shape, dtype=TensorProto.FLOAT):
     return helper.make_tensor_value_info(name, dtype, shape)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches_of_its_own(tmp_path_factory):
+    """The command line keeps a timing cache there."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def weights():
     rng = np.random.default_rng(0)

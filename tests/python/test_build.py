@@ -1,5 +1,6 @@
 """Building plans from Python: every kind of model, options, and what is refused."""
 
+import json
 import os
 import subprocess
 import sys
@@ -20,9 +21,9 @@ def failure(call, code):
     return str(error.value)
 
 
-def test_every_kind_of_model_gives_the_same_plan(dense, dense_onnx_path):
+def test_every_kind_of_model_gives_the_same_plan(dense, dense_onnx_path, tmp_path):
     plans = [
-        bytes(planish.build(model, progress=False))
+        bytes(planish.build(model, timing_cache=tmp_path / "timing.json", progress=False))
         for model in (dense, dense.SerializeToString(), dense_onnx_path, str(dense_onnx_path))
     ]
     assert all(plan == plans[0] for plan in plans)
@@ -38,6 +39,95 @@ def test_report_and_output(dense, tmp_path):
     assert {"import", "optimise", "compile", "verify"} <= set(report["seconds"])
     assert planish.load(path).info["provenance"]["metadata.team"] == "vision"
     assert "MatMul" in str(plan) or "Region" in str(plan)
+
+
+@pytest.fixture(scope="module")
+def convolution():
+    """A region with several tactics: Winograd, the direct sum, its parts one by one."""
+    rng = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["y"], name="act"),
+    ]
+    shape = [1, 32, 14, 14]
+    weights = [("w", rng.standard_normal((32, 32, 3, 3), dtype=np.float32))]
+    return make_model(nodes, [value("x", shape)], [value("y", shape)], weights)
+
+
+def test_same_timing_cache_same_bytes(convolution, tmp_path):
+    cache = tmp_path / "new" / "timing.json"
+    first = planish.build(convolution, timing_cache=cache, progress=False)
+    measured = cache.read_bytes()
+    second = planish.build(convolution, timing_cache=cache, progress=False)
+    replayed = planish.build(convolution, timing_cache=cache, replay_only=True, progress=False)
+    assert bytes(first) == bytes(second) == bytes(replayed)
+    assert cache.read_bytes() == measured
+    assert first.report["timing_cache"] == str(cache)
+    for plan, from_cache in ((first, False), (second, True), (replayed, True)):
+        row = plan.report["tactics"][0]
+        assert row["region"] == "conv"
+        assert row["from_cache"] == from_cache
+        assert {"conv_jit", "conv_winograd", "dissolve"} == set(row["seconds"])
+        assert row["chosen"] in row["seconds"]
+    rows = json.loads(measured)["entries"].values()
+    assert all(row["region"].startswith(("Conv+Relu", "network")) for row in rows)
+
+
+def other_choice(cache, chosen):
+    """The timing cache, made to say that `chosen` is fastest."""
+    content = json.loads(cache.read_text())
+    content["entries"] = {k: row for k, row in content["entries"].items() if chosen in row["nanoseconds"]}
+    for row in content["entries"].values():
+        row["noise"] = 0
+        row["nanoseconds"] = {k: 10 if k == chosen else 1000 for k in row["nanoseconds"]}
+    cache.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("chosen", ["conv_jit", "conv_winograd", "dissolve"])
+def test_plan_runs_as_the_timing_cache_says(convolution, tmp_path, chosen):
+    cache = tmp_path / "timing.json"
+    planish.build(convolution, timing_cache=cache, progress=False)
+    other_choice(cache, chosen)
+    plan = planish.build(convolution, timing_cache=cache, optimization_level=2, progress=False)
+    assert plan.report["tactics"][0]["chosen"] == chosen
+    engine = planish.load(plan)
+    steps = [row["implementation"] for row in engine.layers({"x": (1, 32, 14, 14)}) if row["op"] != "Reorder"]
+    assert steps == [row["implementation"] for row in plan.report["layers"] if row["op"] != "Reorder"]
+    assert len(steps) == (2 if chosen == "dissolve" else 1)
+    assert ("winograd" in steps[0]) == (chosen == "conv_winograd") or chosen == "dissolve"
+    assert engine.info["ignored_tactics"] == []
+
+
+def test_what_may_be_timed(convolution, tmp_path):
+    cache = tmp_path / "timing.json"
+
+    def build(**options):
+        return planish.build(convolution, timing_cache=cache, progress=False, **options)
+
+    assert "'conv'" in failure(lambda: build(replay_only=True), "not_found")
+    for options in ({"optimization_level": 0}, {"optimization_level": 1}, {"optimization_level": 2}):
+        build(**options)
+        assert not cache.exists()
+    plan = build(time_budget=0)
+    assert not cache.exists()
+    assert any("time budget" in warning for warning in plan.report["warnings"])
+    assert plan.report["tactics"][0]["seconds"] == {}
+    build(optimization_level=4)
+    assert all(row["turns"] > 3 for row in json.loads(cache.read_text())["entries"].values() if "Conv" in row["region"])
+    failure(lambda: build(optimization_level=6), "invalid_argument")
+    failure(lambda: planish.build(convolution, replay_only=True), "invalid_argument")
+    failure(lambda: build(replay_only=True, optimization_level=1), "invalid_argument")
+    cache.write_text("precious")
+    failure(build, "invalid_argument")
+    assert cache.read_text() == "precious"
+
+
+def test_measurements_that_cannot_be_kept_are_a_warning(convolution, tmp_path):
+    (tmp_path / "file").write_text("")
+    plan = planish.build(convolution, timing_cache=tmp_path / "none", time_budget=0, progress=False)
+    assert not any("not kept" in warning for warning in plan.report["warnings"])
+    plan = planish.build(convolution, timing_cache="/proc/planish/timing.json", progress=False)
+    assert any("not kept" in warning for warning in plan.report["warnings"])
 
 
 def test_shapes_fix_and_range(dense):

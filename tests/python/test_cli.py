@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -27,8 +28,38 @@ def plan(dense_onnx_path, tmp_path_factory):
     return path
 
 
+def default_timing_cache():
+    return pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "planish" / "timing.json"
+
+
 def test_build_is_the_same_as_from_python(plan, dense_onnx_path):
-    assert plan.read_bytes() == bytes(planish.build(dense_onnx_path, metadata={"team": "vision"}, progress=False))
+    cache = default_timing_cache()
+    want = planish.build(dense_onnx_path, metadata={"team": "vision"}, timing_cache=cache, progress=False)
+    assert plan.read_bytes() == bytes(want)
+
+
+def test_timing_caches(plan, tmp_path, dense_onnx_path):
+    out = tmp_path / "m.plan"
+    text = run("build", dense_onnx_path, "-o", out).stdout
+    assert f"timing cache: {default_timing_cache()}" in text
+    assert "instead of" in text  # what the choice gained
+    assert "tuned" not in run("build", dense_onnx_path, "-o", out, "--optimization-level", 1).stdout
+    cache = tmp_path / "timing.json"
+    assert "fc" in run("build", dense_onnx_path, "-o", out, "--timing-cache", cache, "--replay-only", code=1).stderr
+    report = json.loads(run("build", dense_onnx_path, "-o", out, "--timing-cache", cache, "--json").stdout)
+    assert report["tactics"][0]["from_cache"] is False
+    first = out.read_bytes()
+    report = json.loads(
+        run("build", dense_onnx_path, "-o", out, "--timing-cache", cache, "--replay-only", "--json").stdout
+    )
+    assert report["tactics"][0]["from_cache"] is True
+    assert out.read_bytes() == first
+    assert json.loads(run("cache", "show", cache, "--json").stdout)["entries"]
+    assert "the times were not kept" in run("build", dense_onnx_path, "-o", out, "--timing-cache", "none").stdout
+
+    default_timing_cache().write_text("damaged")
+    assert "not a timing cache" in run("build", dense_onnx_path, "-o", out).stderr
+    default_timing_cache().unlink()
 
 
 def test_default_output_and_shape(tmp_path, dense_onnx_path):

@@ -12,6 +12,8 @@
 #include <string>
 #include <thread>
 
+#include "backends/cpu/isa.hpp"
+#include "base/log.hpp"
 #include "base/thread_pool.hpp"
 #include "plan/plan_io.hpp"
 #include "planish/planish.hpp"
@@ -185,6 +187,66 @@ TEST(Engine, KeepsABoundedNumberOfPrograms) {
         EXPECT_EQ(y.dim(0), n);
     }
     EXPECT_LE(engine.info().programs, 4);
+}
+
+// ---- tactics of the plan
+
+Engine engine_with_tactics(std::vector<plan::Tactic> tactics, LoadOptions options = {}) {
+    auto contents = std::make_shared<plan::PlanContents>();
+    contents->graph = parse_graph(R"(graph "g" {
+        input %x : float32[N, 8, 6, 6]
+        const %w : float32[8, 8, 3, 3] = dense<0>
+        %y = Conv(%x, %w) {pads = [1, 1, 1, 1]} name "conv"
+        %z = Relu(%y) name "relu"
+        output %z })");
+    contents->profiles = {{{{1, 8, 6, 6}}, {{1, 8, 6, 6}}, {{8, 8, 6, 6}}}};
+    contents->sections = {{runtime::find_device("cpu").target, std::move(tactics)}};
+    return load(Plan(contents, {}), options);
+}
+
+std::vector<std::string> ops_of(const Engine& engine, int64_t batch) {
+    std::vector<std::string> ops;
+    for (const LayerRow& row : engine.layers(std::vector<Dims>{{batch, 8, 6, 6}}))
+        if (row.op != "Reorder") ops.push_back(row.op);
+    return ops;
+}
+
+TEST(Engine, ReplaysThePlansTacticsForTheShapesThatTheyHoldFor) {
+    using testing::ElementsAre;
+    EXPECT_THAT(ops_of(engine_with_tactics({}), 1), ElementsAre("Conv+Relu"));
+    const Engine engine = engine_with_tactics({{"conv", "dissolve"}});
+    EXPECT_THAT(ops_of(engine, 1), ElementsAre("Conv", "Relu"));
+    EXPECT_THAT(ops_of(engine, 2), ElementsAre("Conv+Relu"));
+    EXPECT_TRUE(engine.info().ignored_tactics.empty());
+    const auto implementation = [](const char* tactic) {
+        for (const LayerRow& row : engine_with_tactics({{"conv", tactic}}).layers(std::vector<Dims>{{1, 8, 6, 6}}))
+            if (row.op == "Conv+Relu") return row.implementation;
+        return std::string();
+    };
+    if (cpu::detect_isa() >= cpu::Isa::avx2) {
+        EXPECT_THAT(implementation("conv_jit"), testing::StartsWith("conv_f32_3x3"));
+        EXPECT_THAT(implementation("conv_winograd"), testing::StartsWith("conv_f32_winograd"));
+    }
+}
+
+TEST(Engine, TacticsThatCannotBeAreIgnoredAndSaid) {
+    using testing::ElementsAre;
+    std::vector<std::string> logged;
+    set_log_sink([&](LogLevel, std::string_view message) { logged.emplace_back(message); });
+    const Engine engine =
+        engine_with_tactics({{"conv", "conv_of_the_future"}, {"gone", "conv_jit"}, {"conv > relu", "pointwise_jit"}});
+    set_log_sink({});
+    EXPECT_THAT(ops_of(engine, 1), ElementsAre("Conv+Relu"));
+    EXPECT_THAT(engine.info().ignored_tactics,
+                testing::UnorderedElementsAre(HasSubstr("conv: conv_of_the_future"), HasSubstr("gone: conv_jit"),
+                                              HasSubstr("conv > relu")));
+    EXPECT_EQ(logged.size(), 3u);
+    // One that exists, but not for this region.
+    EXPECT_THAT(engine_with_tactics({{"conv", "depthwise_jit"}}).info().ignored_tactics,
+                ElementsAre(HasSubstr("conv: depthwise_jit (")));
+    LoadOptions reference;
+    reference.only_reference = true;
+    EXPECT_TRUE(engine_with_tactics({{"conv", "conv_jit"}}, reference).info().ignored_tactics.empty());
 }
 
 TEST(Engine, DataDependentShapesRunInTheInterpreter) {

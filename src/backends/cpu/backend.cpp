@@ -12,6 +12,7 @@
 #include "backends/cpu/program.hpp"
 #include "backends/cpu/roofline.hpp"
 #include "base/thread_pool.hpp"
+#include "ir/canonical.hpp"
 #include "passes/inline_region.hpp"
 #include "planish/error.hpp"
 
@@ -37,6 +38,8 @@ std::string_view to_string(Refusal refusal) {
             return "isa_missing";
         case Refusal::weights_not_constant:
             return "weights_not_constant";
+        case Refusal::slower:
+            return "slower";
         case Refusal::disabled:
             return "disabled";
     }
@@ -55,8 +58,9 @@ namespace {
 
 // The choice made for one node.
 struct Choice {
-    const Implementation* implementation = nullptr;
+    const Implementation* implementation = nullptr;  // null: dissolve
     std::vector<std::pair<std::string, std::string>> refused;
+    int region = -1;
 };
 
 /// What a target string asks for, as far as the machine has it.
@@ -109,37 +113,105 @@ class Compiler {
 
     // A region that no fast implementation takes is dissolved, so that its parts get their own chance.
     void choose_implementations() {
+        struct Work {
+            Node* node;
+            int parent;
+        };
         Graph& graph = *parts_.graph;
-        std::vector<Node*> work = graph.node_list();
+        std::vector<Work> work;
+        for (Node* node : graph.node_list()) work.push_back({node, -1});
         for (size_t i = 0; i < work.size(); ++i) {
-            Node* node = work[i];
+            const auto [node, parent] = work[i];
             if (is_alias(*node)) continue;
-            Choice choice = choose(*node);
+            const int index = add_region(*node, parent);
+            Choice choice = choose(*node, parts_.regions[static_cast<size_t>(index)]);
             if (choice.implementation == nullptr) {
-                for (Node* part : passes::inline_region(graph, node)) work.push_back(part);
+                for (Node* part : passes::inline_region(graph, node)) work.push_back({part, index});
                 continue;
             }
+            choice.region = index;
             choices_[node] = std::move(choice);
         }
+        for (const auto& [path, tactic] : options_.tactics)
+            if (!paths_.contains(path))
+                parts_.ignored_tactics.push_back(path + ": " + tactic + " (no region of this name is formed)");
     }
 
-    Choice choose(const Node& node) const {
+    int add_region(const Node& node, int parent) {
+        RegionInfo info;
+        info.parent = parent;
+        info.path = parent < 0 ? node.name : parts_.regions[static_cast<size_t>(parent)].path + " > " + node.name;
+        if (const int copies = ++paths_[info.path]; copies > 1)
+            paths_.emplace(info.path += " #" + std::to_string(copies), 1);
+        info.layers = layers_of(node);
+        parts_.regions.push_back(std::move(info));
+        return static_cast<int>(parts_.regions.size()) - 1;
+    }
+
+    Refusal ask(const Implementation& candidate, const RegionView& region) const {
+        const bool reference = &candidate == &families::kReference;
+        if (options_.only_reference && !reference) return Refusal::disabled;
+        if (!reference && is_disabled(candidate.name)) return Refusal::disabled;
+        return candidate.can_implement(region, environment_);
+    }
+
+    // The tactic that was asked for, else the first implementation that can and is expected to pay, else the first that
+    // can. The reference is a candidate only where it is the only one.
+    Choice choose(const Node& node, RegionInfo& info) {
         const RegionView region(node);
-        Choice choice;
+        const auto wanted = options_.tactics.find(info.path);
+        const bool replay = wanted != options_.tactics.end();
+        std::vector<std::pair<const Implementation*, Refusal>> answers;
+        std::vector<const Implementation*> able;
+        const Implementation* by_default = nullptr;
         for (const Implementation* candidate : implementations(region)) {
-            const bool reference = candidate == &families::kReference;
-            Refusal refusal = Refusal::none;
-            if (options_.only_reference && !reference) refusal = Refusal::disabled;
-            for (const std::string& prefix : options_.disabled)
-                if (!reference && candidate->name.starts_with(prefix)) refusal = Refusal::disabled;
-            if (refusal == Refusal::none) refusal = candidate->can_implement(region, environment_);
-            if (refusal == Refusal::none) {
-                choice.implementation = candidate;
-                return choice;
-            }
-            choice.refused.emplace_back(candidate->name, to_string(refusal));
+            if (candidate == &families::kReference && !able.empty()) break;
+            answers.emplace_back(candidate, ask(*candidate, region));
+            if (answers.back().second != Refusal::none) continue;
+            able.push_back(candidate);
+            const bool pays = candidate->pays == nullptr || candidate->pays(region);
+            if (pays && by_default == nullptr) by_default = candidate;
+            if (replay ? candidate->name == wanted->second : pays && !options_.list_candidates) break;
         }
+        if (by_default == nullptr && !able.empty()) by_default = able[0];
+        if (options_.list_candidates) {
+            if (by_default) info.candidates.emplace_back(by_default->name);
+            for (const Implementation* candidate : able)
+                if (candidate != by_default) info.candidates.emplace_back(candidate->name);
+            if (region.has_body() && region.body().nodes().size() > 1 && !is_disabled(kDissolve))
+                info.candidates.emplace_back(kDissolve);
+        }
+        Choice choice{by_default, {}, -1};
+        if (replay) {
+            const auto it = std::find_if(able.begin(), able.end(),
+                                         [&](const Implementation* i) { return i->name == wanted->second; });
+            if (it != able.end())
+                choice.implementation = *it;
+            else if (wanted->second == kDissolve && region.has_body())
+                choice.implementation = nullptr;
+            else
+                ignore(*wanted, answers);
+        }
+        for (const auto& [candidate, refusal] : answers) {
+            if (candidate == choice.implementation) break;
+            choice.refused.emplace_back(candidate->name,
+                                        to_string(refusal == Refusal::none ? Refusal::slower : refusal));
+        }
+        info.tactic = choice.implementation ? choice.implementation->name : kDissolve;
         return choice;
+    }
+
+    bool is_disabled(std::string_view tactic) const {
+        return std::any_of(options_.disabled.begin(), options_.disabled.end(),
+                           [&](const std::string& prefix) { return tactic.starts_with(prefix); });
+    }
+
+    void ignore(const std::pair<const std::string, std::string>& wanted,
+                std::span<const std::pair<const Implementation*, Refusal>> answers) {
+        std::string_view why = "no implementation of this name";
+        for (const auto& [candidate, refusal] : answers)
+            if (candidate->name == wanted.second) why = to_string(refusal);
+        parts_.ignored_tactics.push_back(wanted.first + ": " + wanted.second + " (" + std::string(why) + ")");
     }
 
     // ---- buffers ----
@@ -204,6 +276,8 @@ class Compiler {
         step.info.implementation = step.kernel->name;
         step.info.dtype = value->type.dtype;
         step.info.bytes = 2 * bytes_of(*value);
+        if (lowering_ >= 0) step.info.regions.push_back(lowering_);
+        add_producer(*value, step.info);
         push(std::move(step), {{from}, {to}, -1});
         located_[{value, layout}] = to;
         return to;
@@ -278,6 +352,8 @@ class Compiler {
         const RegionView region(node);
         std::vector<Layout> available;
         for (const Value* input : node.inputs()) available.push_back(input ? layout_of(input) : Layout::plain);
+        lowering_ = choice.region;
+        if (options_.list_candidates) sign(region, available);
         const Layouts layouts = choice.implementation->layouts(region, available);
 
         Step step;
@@ -308,19 +384,41 @@ class Compiler {
         }
         step.info = describe(region, *step.kernel, choice);
         push(std::move(step), std::move(wires));
+        lowering_ = -1;
+    }
+
+    static std::vector<std::string> layers_of(const Node& node) {
+        return node.origins.empty() ? std::vector<std::string>{node.name} : node.origins;
+    }
+
+    static std::string op_of(const RegionView& region) {
+        if (!region.has_body()) return std::string(region.node().op().name);
+        std::string op;
+        for (const auto& inner : region.body().nodes()) op += (op.empty() ? "" : "+") + std::string(inner->op().name);
+        return op;
+    }
+
+    void sign(const RegionView& region, std::span<const Layout> available) {
+        RegionInfo& info = parts_.regions[static_cast<size_t>(lowering_)];
+        info.title = op_of(region);
+        for (const Value* output : region.node().outputs())
+            if (output) info.title += " " + to_string(output->type);
+        info.signature = canonical_text(region.node()) + "\nlayouts";
+        for (const Layout layout : available) info.signature += layout == Layout::plain ? " plain" : " channels_last";
+    }
+
+    // A reorder is the price of what its value's producer and its reader chose together: both are charged.
+    void add_producer(const Value& value, StepInfo& info) const {
+        const auto it = choices_.find(value.producer);
+        if (it != choices_.end()) info.regions.push_back(it->second.region);
     }
 
     StepInfo describe(const RegionView& region, const Kernel& kernel, const Choice& choice) const {
         const Node& node = region.node();
         StepInfo info;
         info.name = node.name;
-        info.layers = node.origins.empty() ? std::vector<std::string>{node.name} : node.origins;
-        if (region.has_body()) {
-            for (const auto& inner : region.body().nodes())
-                info.op += (info.op.empty() ? "" : "+") + std::string(inner->op().name);
-        } else {
-            info.op = std::string(node.op().name);
-        }
+        info.layers = layers_of(node);
+        info.op = op_of(region);
         info.implementation = kernel.name;
         info.dtype = node.outputs().empty() ? DType::undefined : node.output()->type.dtype;
         info.flops = kernel.flops;
@@ -328,6 +426,7 @@ class Compiler {
             if (value) info.bytes += bytes_of(*value);
         for (const Value* value : node.outputs()) info.bytes += bytes_of(*value);
         info.refused = choice.refused;
+        info.regions = {choice.region};
         return info;
     }
 
@@ -356,6 +455,7 @@ class Compiler {
             step.info.implementation = step.kernel->name;
             step.info.dtype = value->type.dtype;
             step.info.bytes = 2 * bytes;
+            add_producer(*value, step.info);
             push(std::move(step), {{buffer}, {to}, -1});
         }
     }
@@ -370,6 +470,8 @@ class Compiler {
     Environment environment_;
     CpuProgram::Parts parts_;
     std::unordered_map<const Node*, Choice> choices_;
+    std::unordered_map<std::string, int> paths_;  // how often each was met
+    int lowering_ = -1;                           // the region that lower() is at
     std::vector<BufferLife> buffers_;
     std::vector<Wires> wires_;
     std::unordered_map<std::pair<const Value*, Layout>, int, KeyHash> located_;

@@ -108,6 +108,9 @@ struct Implementation {
     /// The layouts that it works in, given those that its inputs are available in.
     Layouts (*layouts)(const RegionView&, std::span<const Layout> available);
     std::unique_ptr<Kernel> (*compile)(const RegionView&, const Layouts&, const Environment&);
+    /// Whether it is expected to beat those after it, for a region that it can implement and that nobody has timed.
+    /// Null: always.
+    bool (*pays)(const RegionView&) = nullptr;
 };
 
 /// The implementations of a region's root op, best first. The last one is the reference, which never refuses a

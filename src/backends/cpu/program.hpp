@@ -32,6 +32,8 @@ class CpuProgram final : public Program {
     struct Parts {
         std::unique_ptr<Graph> graph;
         std::vector<Step> steps;
+        std::vector<RegionInfo> regions;
+        std::vector<std::string> ignored_tactics;
         std::vector<Port> inputs, outputs;
         std::vector<std::shared_ptr<const void>> keep_alive;  // tensors behind absolute slots
         std::unique_ptr<PackedStore> own_packed;              // when the caller gave none
@@ -45,6 +47,8 @@ class CpuProgram final : public Program {
     int64_t arena_bytes() const override { return p_.arena_bytes; }
     int64_t constant_bytes() const override { return p_.constant_bytes; }
     std::vector<StepInfo> steps() const override;
+    std::vector<RegionInfo> regions() const override { return p_.regions; }
+    std::vector<std::string> ignored_tactics() const override { return p_.ignored_tactics; }
     void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
              int threads) const override;
     void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,

@@ -155,10 +155,12 @@ constexpr double kLeastWinogradSpeedup = 1.25;
 
 Refusal can_winograd(const RegionView& region, const Environment& environment) {
     if (const Refusal r = can_convolve(region, environment); r != Refusal::none) return r;
-    const ConvShape s = *conv_shape(region.root());
-    const bool pays = WinogradPlan::refusal(s, environment.isa).empty() &&
-                      WinogradPlan::estimated_speedup(s) >= kLeastWinogradSpeedup;
-    return pays ? Refusal::none : Refusal::shape_not_handled;
+    const bool can = WinogradPlan::refusal(*conv_shape(region.root()), environment.isa).empty();
+    return can ? Refusal::none : Refusal::shape_not_handled;
+}
+
+bool winograd_pays(const RegionView& region) {
+    return WinogradPlan::estimated_speedup(*conv_shape(region.root())) >= kLeastWinogradSpeedup;
 }
 
 std::unique_ptr<Kernel> compile_winograd(const RegionView& region, const Layouts&, const Environment& environment) {
@@ -275,7 +277,7 @@ std::unique_ptr<Kernel> compile_transpose(const RegionView& region, const Layout
 }  // namespace
 
 const Implementation kConvJit{"conv_jit", can_convolve, conv_layouts, compile_conv};
-const Implementation kConvWinograd{"conv_winograd", can_winograd, depthwise_layouts, compile_winograd};
+const Implementation kConvWinograd{"conv_winograd", can_winograd, depthwise_layouts, compile_winograd, winograd_pays};
 const Implementation kConvDepthwise{"depthwise_jit", can_depthwise, depthwise_layouts, compile_depthwise};
 const Implementation kConvTranspose{"conv_transpose_jit", can_transpose_convolve, transpose_layouts, compile_transpose};
 

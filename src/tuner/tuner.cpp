@@ -1,0 +1,355 @@
+// Rounds of whole-network programs, medians, decisions.
+#include "tuner/tuner.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/hash.hpp"
+#include "planish/error.hpp"
+#include "planish/planish.hpp"
+
+namespace planish::tuner {
+namespace {
+
+constexpr double kMargin = 0.03;       // by which a challenger must beat the default, and by more than the noise seen
+constexpr double kUnknownNoise = 0.1;  // of the default's time, after one turn
+constexpr int64_t kLeastGain = 100;    // nanoseconds: below it the clock itself is what is timed
+constexpr int kTurns = 5;              // of each program
+constexpr double kSecondsATurn = 0.1;  // that its timed runs take together, one run at least
+constexpr int kMostRuns = 20;          // in one turn
+constexpr double kPassShare = 0.8;     // of the remaining progress: how many passes there will be is not known
+
+double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<long>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+/// Regions of one key are timed together: they compute the same in the same layouts.
+struct Group {
+    std::string key;
+    std::vector<int> regions;                  // of the program that the candidates were listed for
+    std::vector<std::string> candidates;       // the default first
+    std::vector<std::vector<double>> medians;  // seconds of one region, by candidate and turn
+};
+
+/// The candidate to use: the default unless another one beats it clearly.
+const std::string& decide(const Timing& timing) {
+    const auto& times = timing.nanoseconds;
+    const auto least =
+        std::min_element(times.begin(), times.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    const int64_t gain = times.front().second - least->second;
+    const bool clearly = gain > std::max(kLeastGain, timing.noise) &&
+                         static_cast<double>(gain) > kMargin * static_cast<double>(times.front().second);
+    return clearly ? least->first : times.front().first;
+}
+
+class Tuner {
+  public:
+    Tuner(const Graph& graph, const Backend& backend, const CompileOptions& options, const TuneOptions& how,
+          Stopwatch& stopwatch, TimingCache& cache)
+        : graph_(graph),
+          backend_(backend),
+          options_(options),
+          how_(how),
+          stopwatch_(stopwatch),
+          cache_(cache),
+          deadline_(stopwatch.now() + how.budget.value_or(INFINITY)) {
+        options_.list_candidates = true;
+    }
+
+    Tuned run(std::unique_ptr<Program> untuned) {
+        for (const RegionInfo& region : untuned->regions()) signatures_.push_back(region.signature);
+        result_.program = std::move(untuned);
+        // Each pass settles the regions in sight; those that it dissolves bring new ones into sight.
+        for (;;) {
+            std::vector<Group> groups = unsettled(*result_.program);
+            if (groups.empty()) break;
+            std::vector<Group*> missing;
+            for (Group& group : groups)
+                if (!known(group)) missing.push_back(&group);
+            if (!missing.empty() && how_.replay_only) miss(*missing[0]);
+            std::set<std::string> measured;
+            if (!missing.empty() && how_.measure) measured = measure(missing);
+            bool changed = false;
+            for (const Group& group : groups) changed = settle(group, measured.contains(group.key)) || changed;
+            if (!changed) break;
+            result_.program = compile(result_.tactics);
+        }
+        confirm();
+        return std::move(result_);
+    }
+
+  private:
+    std::unique_ptr<Program> compile(const std::map<std::string, std::string>& tactics) const {
+        CompileOptions options = options_;
+        options.tactics = tactics;
+        return backend_.compile(graph_.clone(), options);
+    }
+
+    std::vector<Group> unsettled(const Program& program) {
+        regions_ = program.regions();
+        std::vector<Group> groups;
+        std::map<std::string, size_t> index;
+        for (size_t i = 0; i < regions_.size(); ++i) {
+            const RegionInfo& region = regions_[i];
+            if (region.candidates.size() < 2 || region.signature.empty() || settled_.contains(region.path)) continue;
+            const std::string key = key_of(region);
+            const auto [it, fresh] = index.try_emplace(key, groups.size());
+            if (fresh) groups.push_back({key, {}, region.candidates, {}});
+            groups[it->second].regions.push_back(static_cast<int>(i));
+        }
+        return groups;
+    }
+
+    // What decides the times: the computation, the ways to do it, the machine, and the kernels' version.
+    std::string key_of(const RegionInfo& region) const {
+        Hasher hasher;
+        hasher.update(version()).update(how_.machine).update(region.signature);
+        for (const std::string& candidate : region.candidates) hasher.update(candidate);
+        return hasher.digest().to_hex();
+    }
+
+    bool known(const Group& group) const {
+        const Timing* timing = cache_.find(group.key);
+        if (timing == nullptr) return false;
+        return !how_.measure || how_.replay_only || how_.effort == 1 || timing->turns >= how_.effort * kTurns;
+    }
+
+    [[noreturn]] void miss(const Group& group) const {
+        const RegionInfo& region = regions_[static_cast<size_t>(group.regions[0])];
+        fail(ErrorCode::not_found, "the timing cache does not know region '" + region.path + "' on " + how_.machine,
+             "build once without --replay-only on such a machine and keep its timing cache");
+    }
+
+    // ---- measuring ----
+
+    struct Round {
+        std::unique_ptr<Program> program;
+        std::vector<std::vector<int>> steps;  // by group: those whose time is its regions'
+        std::vector<bool> timed;              // by group: whether this round has a candidate of it
+        int runs = 0;                         // in a turn
+    };
+
+    /// Times every candidate of `groups`; the complete ones go into the cache. Returns their keys.
+    std::set<std::string> measure(const std::vector<Group*>& groups) {
+        size_t count = 0;
+        for (Group* group : groups) {
+            count = std::max(count, group->candidates.size());
+            group->medians.assign(group->candidates.size(), {});
+        }
+        std::vector<Round> rounds;
+        for (size_t k = 0; k < count; ++k) {
+            progress("compiling candidates", 0.1 * static_cast<double>(k) / static_cast<double>(count));
+            rounds.push_back(make_round(groups, k));
+        }
+        int turn = 0;
+        try {
+            for (; turn < kTurns * how_.effort; ++turn)
+                if (!take_turn(groups, rounds, turn)) break;
+        } catch (const CannotMeasure& error) {
+            result_.failure = error.what();
+        }
+        done_ += (1 - done_) * kPassShare;
+        std::set<std::string> keys;
+        if (turn == 0) return keys;
+        for (const Group* group : groups) {
+            cache_.insert(group->key, timing_of(*group, turn));
+            keys.insert(group->key);
+        }
+        return keys;
+    }
+
+    Timing timing_of(const Group& group, int turns) const {
+        const RegionInfo& region = regions_[static_cast<size_t>(group.regions[0])];
+        Timing timing{how_.machine, std::string(version()), region.title, turns, {}, 0};
+        double noise = 0;
+        for (size_t k = 0; k < group.candidates.size(); ++k) {
+            std::vector<double> medians = group.medians[k];
+            if (medians.empty()) continue;
+            std::sort(medians.begin(), medians.end());
+            timing.nanoseconds.emplace_back(group.candidates[k], std::llround(medians[0] * 1e9));
+            noise = std::max(noise, medians.size() > 1 ? medians[1] - medians[0] : kUnknownNoise * medians[0]);
+        }
+        timing.noise = std::llround(noise * 1e9);
+        return timing;
+    }
+
+    /// Every program once more; false when the time is up before the last of them.
+    bool take_turn(const std::vector<Group*>& groups, std::vector<Round>& rounds, int turn) {
+        const int turns = kTurns * how_.effort;
+        for (size_t k = 0; k < rounds.size(); ++k) {
+            const double part = static_cast<double>(k) / static_cast<double>(rounds.size());
+            progress(std::to_string(rounds.size()) + " candidates, turn " + std::to_string(turn + 1) + " of " +
+                         std::to_string(turns),
+                     0.1 + 0.9 * (turn + part) / turns);
+            if (stopwatch_.now() >= deadline_) return false;
+            const auto samples = time_round(rounds[k]);
+            for (size_t g = 0; g < groups.size(); ++g) {
+                if (!rounds[k].timed[g]) continue;
+                std::vector<double> totals;
+                for (const std::vector<double>& run : samples) {
+                    double total = 0;
+                    for (const int step : rounds[k].steps[g]) total += run[static_cast<size_t>(step)];
+                    totals.push_back(total / static_cast<double>(groups[g]->regions.size()));
+                }
+                groups[g]->medians[k].push_back(median(std::move(totals)));
+            }
+        }
+        return true;
+    }
+
+    /// Short networks run often, so that a median means something; of long ones a run is many samples by itself.
+    std::vector<std::vector<double>> time_round(Round& round) {
+        if (round.runs > 0) return stopwatch_.time(*round.program, round.runs);
+        auto first = stopwatch_.time(*round.program, 1);
+        double seconds = 0;
+        for (const double step : first[0]) seconds += step;
+        round.runs = static_cast<int>(std::clamp<double>(kSecondsATurn / std::max(seconds, 1e-9), 1, kMostRuns));
+        return round.runs == 1 ? first : stopwatch_.time(*round.program, round.runs);
+    }
+
+    /// The program in which every region of `groups` takes its k-th candidate, if it has one.
+    Round make_round(const std::vector<Group*>& groups, size_t k) const {
+        Round round;
+        for (const Group* group : groups) round.timed.push_back(k < group->candidates.size());
+        for (;;) {
+            auto tactics = result_.tactics;
+            std::map<std::string, size_t> group_of;
+            for (size_t g = 0; g < groups.size(); ++g)
+                for (const int region : groups[g]->regions) {
+                    const std::string& path = regions_[static_cast<size_t>(region)].path;
+                    group_of[path] = g;
+                    if (round.timed[g] && k > 0) tactics[path] = groups[g]->candidates[k];
+                }
+            round.program = compile(tactics);
+            round.steps.assign(groups.size(), {});
+            const std::vector<RegionInfo> regions = round.program->regions();
+            const std::vector<StepInfo> steps = round.program->steps();
+            bool again = false;
+            for (size_t s = 0; s < steps.size(); ++s) {
+                std::set<size_t> charged;
+                for (int r : steps[s].regions)
+                    for (; r >= 0; r = regions[static_cast<size_t>(r)].parent)
+                        if (const auto it = group_of.find(regions[static_cast<size_t>(r)].path); it != group_of.end())
+                            charged.insert(it->second);
+                for (const size_t g : charged) {
+                    round.steps[g].push_back(static_cast<int>(s));
+                    // A part that only the interpreter can run would take ages to find out what is known.
+                    if (k > 0 && round.timed[g] && steps[s].implementation.starts_with("reference.")) {
+                        round.timed[g] = false;
+                        again = true;
+                    }
+                }
+            }
+            if (!again) return round;
+        }
+    }
+
+    // ---- deciding ----
+
+    /// Adopts what the cache says of a group, or the default. True when that changes the program.
+    bool settle(const Group& group, bool measured) {
+        const Timing* timing = cache_.find(group.key);
+        const std::string chosen = timing ? decide(*timing) : group.candidates[0];
+        ++(timing == nullptr ? result_.missed : measured ? result_.timed : result_.replayed);
+        for (const int index : group.regions) {
+            const RegionInfo& region = regions_[static_cast<size_t>(index)];
+            settled_.insert(region.path);
+            TacticRow row{region.path, region.layers, chosen, {}, timing != nullptr && !measured};
+            if (timing)
+                for (const auto& [tactic, ns] : timing->nanoseconds)
+                    row.seconds.emplace_back(tactic, static_cast<double>(ns) * 1e-9);
+            result_.rows.push_back(std::move(row));
+            if (chosen != group.candidates[0]) result_.tactics[region.path] = chosen;
+        }
+        return chosen != group.candidates[0];
+    }
+
+    /// Regions were timed one by one; the network as a whole must not be slower for the sum of their choices.
+    void confirm() {
+        if (result_.tactics.empty()) return;
+        Hasher hasher;
+        hasher.update(version()).update(how_.machine).update("network");
+        for (const std::string& signature : signatures_) hasher.update(signature);
+        for (const auto& [path, tactic] : result_.tactics) hasher.update(path).update(tactic);
+        const std::string key = hasher.digest().to_hex();
+        const bool known = cache_.find(key) != nullptr;
+        if (!known && how_.replay_only)
+            fail(ErrorCode::not_found, "the timing cache does not know the network as a whole on " + how_.machine,
+                 "build once without --replay-only on such a machine and keep its timing cache");
+        if (!known && !measure_network(key)) return;
+        const Timing& timing = *cache_.find(key);
+        const auto ns = [&](size_t i) { return static_cast<double>(timing.nanoseconds[i].second); };
+        const bool faster = timing.nanoseconds.size() == 2 && ns(1) < ns(0);
+        if (!faster) {
+            result_.tactics.clear();
+            result_.program = compile({});
+            std::set<std::string> present;
+            for (const RegionInfo& region : result_.program->regions()) present.insert(region.path);
+            std::erase_if(result_.rows, [&](const TacticRow& row) { return !present.contains(row.region); });
+            for (TacticRow& row : result_.rows)
+                if (!row.seconds.empty()) row.chosen = row.seconds[0].first;
+        }
+        TacticRow row{"(network)", {}, faster ? "tuned" : "default", {}, known};
+        for (const auto& [tactic, time] : timing.nanoseconds)
+            row.seconds.emplace_back(tactic, static_cast<double>(time) * 1e-9);
+        result_.rows.push_back(std::move(row));
+    }
+
+    /// False when it cannot or may not be measured: then the regions' own measurements stand.
+    bool measure_network(const std::string& key) {
+        if (!how_.measure || !result_.failure.empty()) return false;
+        const std::unique_ptr<Program> untuned = compile({});
+        const Program* programs[] = {untuned.get(), result_.program.get()};
+        double best[] = {INFINITY, INFINITY};
+        int runs = 1;
+        for (int turn = 0; turn < kTurns; ++turn)
+            for (size_t i = 0; i < 2; ++i) {
+                progress("the network as a whole", 1);
+                if (stopwatch_.now() >= deadline_) return false;
+                std::vector<double> totals;
+                for (const auto& run : stopwatch_.time(*programs[i], runs)) {
+                    totals.push_back(0);
+                    for (const double step : run) totals.back() += step;
+                }
+                best[i] = std::min(best[i], median(std::move(totals)));
+                if (turn == 0)
+                    runs = static_cast<int>(std::clamp<double>(kSecondsATurn / std::max(best[i], 1e-9), 1, kMostRuns));
+            }
+        cache_.insert(key, {how_.machine,
+                            std::string(version()),
+                            "network",
+                            kTurns,
+                            {{"default", std::llround(best[0] * 1e9)}, {"tuned", std::llround(best[1] * 1e9)}},
+                            0});
+        return true;
+    }
+
+    void progress(std::string_view detail, double fraction) const {
+        if (how_.progress) how_.progress(detail, done_ + (1 - done_) * kPassShare * fraction);
+    }
+
+    const Graph& graph_;
+    const Backend& backend_;
+    CompileOptions options_;
+    const TuneOptions& how_;
+    Stopwatch& stopwatch_;
+    TimingCache& cache_;
+    double deadline_;
+    double done_ = 0;  // of the progress
+    Tuned result_;
+    std::vector<RegionInfo> regions_;      // of the program that was compiled last
+    std::vector<std::string> signatures_;  // of the untuned network's regions
+    std::set<std::string> settled_;        // paths
+};
+
+}  // namespace
+
+Tuned tune(std::unique_ptr<Program> untuned, const Graph& graph, const Backend& backend, const CompileOptions& options,
+           const TuneOptions& how, Stopwatch& stopwatch, TimingCache& cache) {
+    return Tuner(graph, backend, options, how, stopwatch, cache).run(std::move(untuned));
+}
+
+}  // namespace planish::tuner
