@@ -4,7 +4,7 @@
 namespace planish {
 
 Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
-                              const std::function<Tensor()>& pack) {
+                        const std::function<Tensor()>& pack) {
     const std::lock_guard lock(mutex_);
     const std::pair key(constant.get(), layout);
     if (const auto it = entries_.find(key); it != entries_.end() && !it->second.constant.expired())

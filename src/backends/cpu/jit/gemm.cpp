@@ -13,8 +13,9 @@ namespace planish::cpu {
 namespace {
 
 constexpr int64_t kOneSegment[1] = {0};
-// Less work than this is not worth waking a thread for: about 10 microseconds of one core.
-constexpr double kFlopsPerThread = 1e6;
+// Less work than this is not worth waking a thread for: about 10 microseconds of one core. A matrix of few rows is
+// bound by reading B.
+constexpr double kFlopsPerThread = 1e6, kBytesPerThread = 2e5;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -31,8 +32,8 @@ void check(const PostOps& post_ops, Isa isa) {
     }
 }
 
-int useful_threads(double flops, int max_threads, const ThreadPool& pool) {
-    const double useful = std::max(1.0, flops / kFlopsPerThread);
+int useful_threads(double m, double n, double k, int max_threads, const ThreadPool& pool) {
+    const double useful = std::max({1.0, 2 * m * n * k / kFlopsPerThread, 4 * n * k / kBytesPerThread});
     return static_cast<int>(std::min<double>(useful, std::min(max_threads, pool.size())));
 }
 
@@ -87,8 +88,8 @@ void GemmPlan::run(const float* a, const float* packed_b, float* c, std::span<co
                    ThreadPool& pool, int max_threads) const {
     const GemmShape& s = impl_->shape;
     const TileLoop& loop = impl_->loop;
-    const int threads = useful_threads(
-        2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k), max_threads, pool);
+    const int threads =
+        useful_threads(static_cast<double>(s.m), static_cast<double>(s.n), static_cast<double>(s.k), max_threads, pool);
     if (threads <= 1) return run_serial(a, packed_b, c, operands);
     const TaskGrid grid = split_tasks(loop.tiles(), loop.layout().panels(), s.m, s.n, threads);
     pool.parallel_for(grid.tasks(), threads, [&](int64_t task, int) {
@@ -135,9 +136,8 @@ void BatchedGemmPlan::run(const float* a, const float* b, float* c, const Batche
     const BatchedGemmShape& s = impl_->shape;
     const TileLoop& loop = impl_->loop;
     const PackLayout& layout = loop.layout();
-    const int threads = useful_threads(2.0 * static_cast<double>(s.batch) * static_cast<double>(s.m) *
-                                           static_cast<double>(s.n) * static_cast<double>(s.k),
-                                       max_threads, pool);
+    const int threads = useful_threads(static_cast<double>(s.m), static_cast<double>(s.batch * s.n),
+                                       static_cast<double>(s.k), max_threads, pool);
     const int64_t panels = layout.panels();
     const auto run_panel = [&](int64_t task, int thread) {
         const auto i = static_cast<size_t>(task / panels);
