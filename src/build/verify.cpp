@@ -7,6 +7,7 @@
 #include <random>
 #include <unordered_map>
 
+#include "passes/inline_region.hpp"
 #include "planish/error.hpp"
 #include "reference/interpreter.hpp"
 
@@ -181,7 +182,7 @@ struct RegionReference {
 RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) {
     // A single op is looked at as a body of one node.
     const bool has_body = region.is("Region", "planish");
-    const Graph* body = has_body ? region.subgraph("body").get() : nullptr;
+    const std::unique_ptr<Graph> body = has_body ? passes::flat_body(region) : nullptr;
     std::vector<const Node*> nodes;
     std::vector<const Value*> results;
     Values exact;
@@ -338,7 +339,8 @@ std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vecto
             k += std::sqrt(static_cast<double>(summed(*node)));
             continue;
         }
-        for (const auto& inner : node->subgraph("body")->nodes()) k += std::sqrt(static_cast<double>(summed(*inner)));
+        const auto body = passes::flat_body(*node);
+        for (const auto& inner : body->nodes()) k += std::sqrt(static_cast<double>(summed(*inner)));
     }
     std::vector<VerificationRow> rows;
     for (size_t i = 0; i < outputs.size(); ++i) {

@@ -47,44 +47,6 @@ struct Group {
     std::string_view kind;
 };
 
-void make_region(Graph& graph, const Group& group) {
-    auto body = std::make_shared<Graph>(group.root->name);
-    std::unordered_map<const Value*, Value*> map;
-    std::vector<Value*> operands;
-    for (const Node* node : group.nodes)
-        for (Value* input : node->inputs()) {
-            if (input == nullptr || map.contains(input)) continue;
-            const bool inside = std::any_of(group.nodes.begin(), group.nodes.end(),
-                                            [&](const Node* n) { return n == input->producer; });
-            if (inside) continue;
-            if (input->is_constant() && input->constant->size() == 1) {
-                map[input] = body->add_constant(input->name, *input->constant);
-            } else {
-                map[input] = body->add_input(input->name, input->type);
-                operands.push_back(input);
-            }
-        }
-    for (const Node* node : group.nodes) {
-        std::vector<Value*> inputs;
-        for (const Value* input : node->inputs()) inputs.push_back(input != nullptr ? map.at(input) : nullptr);
-        Node* copy = body->add_node(node->op().name, std::move(inputs), node->attributes, 1, node->name, nullptr,
-                                    node->op().domain, {node->output()->name});
-        copy->origins = node->origins;
-        map[node->output()] = copy->output();
-    }
-    Node* last = group.nodes.back();
-    body->add_output(map.at(last->output()));
-    Node* region =
-        graph.add_node("Region", std::move(operands), {{"body", GraphPtr(body)}, {"kind", std::string(group.kind)}}, 1,
-                       group.root->name, last, "planish");
-    region->origins.clear();
-    for (const Node* node : group.nodes) add_origins(region, {node});
-    const std::string name = last->output()->name;
-    graph.replace_all_uses(last->output(), region->output());
-    for (auto it = group.nodes.rbegin(); it != group.nodes.rend(); ++it) graph.erase(*it);
-    if (region->output()->name != name && graph.find_value(name) == nullptr) graph.rename(region->output(), name);
-}
-
 // ---- A product and its epilogue ----
 
 /// The axis along which a per-channel operand of the root's result runs; nullopt: not a root.
@@ -230,7 +192,7 @@ int form_regions(Graph& graph) {
         if (group.nodes.size() > 1) groups.push_back(std::move(group));
     }
     for (const Group& group : groups) {
-        make_region(graph, group);
+        make_region(graph, group.nodes, *group.root, group.kind);
         ++changes;
     }
     return changes;

@@ -34,4 +34,11 @@ std::vector<Node*> inline_region(Graph& graph, Node* region) {
     return made;
 }
 
+std::unique_ptr<Graph> flat_body(const Node& region) {
+    std::unique_ptr<Graph> body = region.subgraph("body")->clone();
+    for (Node* node : body->node_list())
+        if (node->is("Region", "planish")) inline_region(*body, node);
+    return body;
+}
+
 }  // namespace planish::passes

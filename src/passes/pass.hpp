@@ -57,6 +57,7 @@ int recognise_layer_norm(Graph& graph);
 int recognise_gelu(Graph& graph);
 int recognise_activations(Graph& graph);  // x*sigmoid(x) -> Swish, HardSwish, Clip from Min/Max, ...
 int recognise_attention(Graph& graph);
-int form_regions(Graph& graph);  // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
+int chain_convolutions(Graph& graph);  // expand -> depthwise -> project
+int form_regions(Graph& graph);        // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
 
 }  // namespace planish::passes

@@ -41,7 +41,8 @@ std::span<const Pass> specialise_pipeline() {
         {"recognise-attention", "sizes that only now are known to agree", recognise_attention},
         {"merge-common-subexpressions", "folded shapes make computations equal", merge_common_subexpressions},
         {"eliminate-dead-code", "folded shape arithmetic", eliminate_dead_code},
-        {"form-regions", "last: regions hide their ops from all other passes", form_regions},
+        {"form-regions", "regions hide their ops from all passes before", form_regions},
+        {"chain-convolutions", "last: its links are convolutions with their epilogues", chain_convolutions},
     };
     return kPasses;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <unordered_map>
 
 #include "planish/error.hpp"
@@ -156,6 +157,45 @@ Value* make_scalar(Graph& graph, double value, DType dtype, std::string_view nam
 Value* make_integers(Graph& graph, const std::vector<int64_t>& values, std::string_view name) {
     return graph.add_constant(std::string(name),
                               Tensor::from(std::span(values), {static_cast<int64_t>(values.size())}));
+}
+
+Node* make_region(Graph& graph, std::span<Node* const> nodes, const Node& named_after, std::string_view kind) {
+    auto body = std::make_shared<Graph>(named_after.name);
+    std::unordered_map<const Value*, Value*> map;
+    std::vector<Value*> operands;
+    for (const Node* node : nodes)
+        for (Value* input : node->inputs()) {
+            if (input == nullptr || map.contains(input)) continue;
+            const bool inside =
+                std::any_of(nodes.begin(), nodes.end(), [&](const Node* n) { return n == input->producer; });
+            if (inside) continue;
+            if (input->is_constant() && input->constant->size() == 1) {
+                map[input] = body->add_constant(input->name, *input->constant);
+            } else {
+                map[input] = body->add_input(input->name, input->type);
+                operands.push_back(input);
+            }
+        }
+    for (const Node* node : nodes) {
+        std::vector<Value*> inputs;
+        for (const Value* input : node->inputs()) inputs.push_back(input != nullptr ? map.at(input) : nullptr);
+        Node* copy = body->add_node(node->op().name, std::move(inputs), node->attributes, 1, node->name, nullptr,
+                                    node->op().domain, {node->output()->name});
+        copy->origins = node->origins;
+        map[node->output()] = copy->output();
+    }
+    Node* last = nodes.back();
+    body->add_output(map.at(last->output()));
+    Node* region =
+        graph.add_node("Region", std::move(operands), {{"body", GraphPtr(body)}, {"kind", std::string(kind)}}, 1,
+                       named_after.name, last, "planish");
+    region->origins.clear();
+    for (const Node* node : nodes) add_origins(region, {node});
+    const std::string name = last->output()->name;
+    graph.replace_all_uses(last->output(), region->output());
+    for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) graph.erase(*it);
+    if (region->output()->name != name && graph.find_value(name) == nullptr) graph.rename(region->output(), name);
+    return region;
 }
 
 }  // namespace planish::passes

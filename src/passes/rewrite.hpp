@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -54,6 +55,10 @@ void erase_unused(Graph& graph, Node* node);
 /// Copies the nodes of `body` into `graph` before `before`, its inputs standing for `inputs`; returns the values of
 /// its outputs.
 std::vector<Value*> splice(Graph& graph, const Graph& body, const std::vector<Value*>& inputs, Node* before);
+
+/// Makes one Region node of `nodes` (in topological order, their last one's output the region's) in their place.
+/// Constants of one element become constants of its body, every other value that they read an input, weights included.
+Node* make_region(Graph& graph, std::span<Node* const> nodes, const Node& named_after, std::string_view kind);
 
 /// Replaces `node` by constants where its inputs decide it (see fold_constants.cpp). True when it did.
 bool fold_node(Graph& graph, Node* node);

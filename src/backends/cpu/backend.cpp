@@ -156,7 +156,8 @@ class Compiler {
     }
 
     // The tactic that was asked for, else the first implementation that can and is expected to pay, else the first that
-    // can. The reference is a candidate only where it is the only one.
+    // can; a region that none is expected to gain by is dissolved. The reference is a candidate only where it is the
+    // only one.
     Choice choose(const Node& node, RegionInfo& info) {
         const RegionView region(node);
         const auto wanted = options_.tactics.find(info.path);
@@ -173,7 +174,7 @@ class Compiler {
             if (pays && by_default == nullptr) by_default = candidate;
             if (replay ? candidate->name == wanted->second : pays && !options_.list_candidates) break;
         }
-        if (by_default == nullptr && !able.empty()) by_default = able[0];
+        if (by_default == nullptr && !able.empty() && !region.has_body()) by_default = able[0];
         if (options_.list_candidates) {
             if (by_default) info.candidates.emplace_back(by_default->name);
             for (const Implementation* candidate : able)
@@ -394,7 +395,8 @@ class Compiler {
     static std::string op_of(const RegionView& region) {
         if (!region.has_body()) return std::string(region.node().op().name);
         std::string op;
-        for (const auto& inner : region.body().nodes()) op += (op.empty() ? "" : "+") + std::string(inner->op().name);
+        const auto body = passes::flat_body(region.node());
+        for (const auto& inner : body->nodes()) op += (op.empty() ? "" : "+") + std::string(inner->op().name);
         return op;
     }
 

@@ -24,7 +24,8 @@ namespace planish::cpu {
 /// (the convolution, the product) and values are those of the body; for any other node root == node.
 class RegionView {
   public:
-    explicit RegionView(const Node& node);
+    /// `outer`: the region that `node` lies in, when it is part of one; it must outlive the view.
+    explicit RegionView(const Node& node, const RegionView* outer = nullptr);
 
     const Node& node() const { return *node_; }
     const Node& root() const { return *root_; }
@@ -44,6 +45,7 @@ class RegionView {
     const Node* node_;
     const Node* root_;
     const Graph* body_ = nullptr;
+    const RegionView* outer_;
 };
 
 /// Layouts of the region's inputs and outputs, in the node's order.
@@ -132,7 +134,7 @@ bool is_f32(const Value* value);  ///< null counts as yes (an omitted input)
 
 // One list a family; table.cpp joins them by op name.
 namespace families {
-extern const Implementation kConvJit, kConvWinograd, kConvDepthwise, kConvTranspose;
+extern const Implementation kConvJit, kConvWinograd, kConvDepthwise, kConvTranspose, kConvChain;
 extern const Implementation kGemm, kBatchedMatMul, kAttention;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;

@@ -5,7 +5,7 @@
 
 namespace planish::cpu {
 
-RegionView::RegionView(const Node& node) : node_(&node), root_(&node) {
+RegionView::RegionView(const Node& node, const RegionView* outer) : node_(&node), root_(&node), outer_(outer) {
     if (!node.is("Region", "planish")) return;
     body_ = node.subgraph("body").get();
     // The root is the op that is more than point-wise; a purely point-wise region is rooted at its first op.
@@ -31,9 +31,10 @@ int RegionView::input_index(const Value* value) const {
 std::shared_ptr<const Tensor> RegionView::constant(const Value* value) const {
     if (value == nullptr) return nullptr;
     if (value->is_constant()) return value->constant;
-    if (body_ == nullptr) return nullptr;
     const int i = input_index(value);
-    return i >= 0 && node_->input(i) ? node_->input(i)->constant : nullptr;
+    const Value* input = i >= 0 ? node_->input(i) : nullptr;
+    if (input == nullptr || input->is_constant()) return input ? input->constant : nullptr;
+    return outer_ ? outer_->constant(input) : nullptr;
 }
 
 bool is_f32(const Value* value) {

@@ -53,11 +53,13 @@ constexpr Row kRows[] = {
     {"Gather", {&kGather, &kReference}},
 };
 
+constexpr const Implementation* kChains[] = {&kConvChain};  // refused: its convolutions stand for themselves
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
 }  // namespace
 
 std::span<const Implementation* const> implementations(const RegionView& region) {
+    if (region.has_body() && region.node().text("kind") == "conv_chain") return kChains;
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

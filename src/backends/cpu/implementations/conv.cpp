@@ -1,20 +1,16 @@
 // Convolution by segmented matrix products on channels-last images; 1-D convolution is the case of height 1.
-#include "backends/cpu/jit/conv.hpp"
+#include "backends/cpu/implementations/conv.hpp"
 
 #include <fmt/format.h>
 
-#include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/implementations/image_window.hpp"
-#include "backends/cpu/jit/depthwise.hpp"
 #include "backends/cpu/jit/gemm.hpp"
 #include "backends/cpu/jit/winograd.hpp"
 #include "backends/cpu/strided_copy.hpp"
 #include "base/thread_pool.hpp"
 
-namespace planish::cpu::families {
-namespace {
+namespace planish::cpu {
 
-// ONNX's Conv attributes as a shape; nullopt for ranks other than 3 and 4.
 std::optional<ConvShape> conv_shape(const Node& conv) {
     const Dims x = conv.input(0)->dims(), w = conv.input(1)->dims();
     if (x.size() != 3 && x.size() != 4) return std::nullopt;
@@ -39,7 +35,11 @@ std::optional<ConvShape> conv_shape(const Node& conv) {
     return s;
 }
 
-// The bias is the first post-op.
+DepthwiseShape depthwise_shape(const ConvShape& s) {
+    return {s.n,        s.h,          s.w,          s.c,       s.kh,       s.kw,         s.stride_h,
+            s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, s.pad_bottom, s.pad_right};
+}
+
 std::optional<Epilogue> conv_epilogue(const RegionView& region) {
     Epilogue first;
     if (const Value* bias = region.root().input(2))
@@ -77,6 +77,30 @@ Layouts conv_layouts(const RegionView& region, std::span<const Layout> available
     return result;
 }
 
+Tensor packed_weights(const RegionView& region, const ConvPlan& plan, const Environment& environment) {
+    const auto weights = region.constant(region.root().input(1));
+    const PackLayout& layout = plan.weight_layout();
+    const std::string key = fmt::format("conv k={} n={} nr={} vector={} groups={}", layout.k, layout.n, layout.nr,
+                                        layout.vector, plan.shape().groups);
+    return environment.packed->get(weights, key, [&] {
+        Tensor made(DType::f32, {plan.packed_weight_size()});
+        plan.pack_weights(weights->data<float>().data(), made.data<float>().data());
+        return made;
+    });
+}
+
+Tensor packed_weights(const RegionView& region, const DepthwisePlan& plan, const Environment& environment) {
+    const auto weights = region.constant(region.root().input(1));
+    return environment.packed->get(weights, "depthwise", [&] {
+        Tensor made(DType::f32, {static_cast<int64_t>(depthwise_packed_size(plan.shape()))});
+        pack_depthwise_weights(plan.shape(), weights->data<float>().data(), made.data<float>().data());
+        return made;
+    });
+}
+
+namespace families {
+namespace {
+
 std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& layouts, const Environment& environment) {
     const Node& conv = region.root();
     ConvShape shape = *conv_shape(conv);
@@ -84,22 +108,15 @@ std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& la
     shape.x_nchw = layouts.inputs[static_cast<size_t>(x)] == Layout::plain && !layouts_coincide(conv.input(0)->dims());
     const Epilogue epilogue = *conv_epilogue(region);
     auto plan = std::make_shared<const ConvPlan>(shape, epilogue.ops, environment.isa);
-    const auto weights = region.constant(conv.input(1));
-    const PackLayout& layout = plan->weight_layout();
-    const std::string key = fmt::format("conv k={} n={} nr={} vector={} groups={}", layout.k, layout.n, layout.nr,
-                                        layout.vector, shape.groups);
-    const Tensor packed = environment.packed->get(weights, key, [&] {
-        Tensor made(DType::f32, {plan->packed_weight_size()});
-        plan->pack_weights(weights->data<float>().data(), made.data<float>().data());
-        return made;
-    });
+    const Tensor packed = packed_weights(region, *plan, environment);
     auto kernel = make_kernel("", [plan, packed, epilogue, x](const Launch& launch) {
         const float* operands[kMaxOperands + 1];
         plan->run(launch.f32(x), packed.data<float>().data(), launch.out_f32(),
                   operand_pointers(launch, epilogue.operands, operands), launch.workspace, *launch.pool,
                   launch.threads);
     });
-    kernel->name = fmt::format("conv_f32_{}x{}_nr{}_{}", shape.kh, shape.kw, layout.nr, to_string(environment.isa));
+    kernel->name =
+        fmt::format("conv_f32_{}x{}_nr{}_{}", shape.kh, shape.kw, plan->weight_layout().nr, to_string(environment.isa));
     kernel->workspace = plan->workspace(environment.threads);
     kernel->flops = 2 * element_count(conv.output()->dims()) * shape.kh * shape.kw * (shape.c / shape.groups);
     kernel->consumed = {w};
@@ -112,7 +129,7 @@ std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& la
 Refusal can_depthwise(const RegionView& region, const Environment& environment) {
     if (const Refusal r = can_convolve(region, environment); r != Refusal::none) return r;
     const ConvShape s = *conv_shape(region.root());
-    return s.groups == s.c && s.oc == s.c && s.c > 1 ? Refusal::none : Refusal::shape_not_handled;
+    return is_depthwise(s) ? Refusal::none : Refusal::shape_not_handled;
 }
 
 Layouts depthwise_layouts(const RegionView& region, std::span<const Layout> available) {
@@ -124,18 +141,10 @@ Layouts depthwise_layouts(const RegionView& region, std::span<const Layout> avai
 std::unique_ptr<Kernel> compile_depthwise(const RegionView& region, const Layouts&, const Environment& environment) {
     const Node& conv = region.root();
     const ConvShape s = *conv_shape(conv);
-    const DepthwiseShape shape{s.n,       s.h,        s.w,          s.c,          s.kh,
-                               s.kw,      s.stride_h, s.stride_w,   s.dilation_h, s.dilation_w,
-                               s.pad_top, s.pad_left, s.pad_bottom, s.pad_right};
     const int x = region.input_index(conv.input(0)), w = region.input_index(conv.input(1));
     const Epilogue epilogue = *conv_epilogue(region);
-    auto plan = std::make_shared<const DepthwisePlan>(shape, epilogue.ops, environment.isa);
-    const auto weights = region.constant(conv.input(1));
-    const Tensor packed = environment.packed->get(weights, "depthwise", [&] {
-        Tensor made(DType::f32, {static_cast<int64_t>(depthwise_packed_size(shape))});
-        pack_depthwise_weights(shape, weights->data<float>().data(), made.data<float>().data());
-        return made;
-    });
+    auto plan = std::make_shared<const DepthwisePlan>(depthwise_shape(s), epilogue.ops, environment.isa);
+    const Tensor packed = packed_weights(region, *plan, environment);
     auto kernel =
         make_kernel(fmt::format("depthwise_f32_{}x{}s{}_{}", s.kh, s.kw, s.stride_h, to_string(environment.isa)),
                     [plan, packed, epilogue, x](const Launch& launch) {
@@ -281,4 +290,5 @@ const Implementation kConvWinograd{"conv_winograd", can_winograd, depthwise_layo
 const Implementation kConvDepthwise{"depthwise_jit", can_depthwise, depthwise_layouts, compile_depthwise};
 const Implementation kConvTranspose{"conv_transpose_jit", can_transpose_convolve, transpose_layouts, compile_transpose};
 
-}  // namespace planish::cpu::families
+}  // namespace families
+}  // namespace planish::cpu

@@ -88,7 +88,7 @@ struct ConvPlan::Impl {
                    int64_t image, int64_t first_line, int64_t lines, const TaskGrid& grid, int64_t part) const;
 };
 
-ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth width) {
+ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth width, Order order) {
     check(shape, isa);
     auto impl = std::make_unique<Impl>();
     impl->shape = shape;
@@ -98,7 +98,7 @@ ConvPlan::ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth
     const bool has_pads = (s.pad_top | s.pad_left | s.pad_bottom | s.pad_right) != 0;
     const bool pointwise = s.kh == 1 && s.kw == 1;
     impl->padded = has_pads || s.x_nchw;
-    impl->flat = pointwise && !impl->padded && s.stride_h == 1 && s.stride_w == 1;
+    impl->flat = order == Order::whole && pointwise && !impl->padded && s.stride_h == 1 && s.stride_w == 1;
     impl->padded_width = s.w + s.pad_left + s.pad_right;
     impl->pixel = impl->padded ? s.c : s.x_pixel_stride;
     impl->line = impl->padded ? impl->padded_width * s.c : s.w * s.x_pixel_stride;
@@ -287,6 +287,22 @@ void ConvPlan::run(const float* x, const float* packed_weights, float* y, std::s
     } else {
         pool.parallel_for(tasks, threads, run_task);
     }
+}
+
+void ConvPlan::run_rows(const float* x, const float* packed_weights, float* y, std::span<const float* const> operands,
+                        void* workspace, int64_t begin, int64_t end) const {
+    if (impl_->flat) fail(ErrorCode::internal, "a convolution was run by rows that was not planned for it");
+    const TaskGrid grid{impl_->loop.tiles(), impl_->loop.layout().panels(), 1, 1};
+    for (int64_t row = begin; row < end; row += impl_->block_lines)
+        impl_->run_block(x, packed_weights, y, operands.data(), static_cast<float*>(workspace), 0, row,
+                         std::min(impl_->block_lines, end - row), grid, 0);
+}
+
+std::pair<int64_t, int64_t> ConvPlan::input_rows(int64_t begin, int64_t end) const {
+    const ConvShape& s = shape();
+    const int64_t first = begin * s.stride_h - s.pad_top;
+    const int64_t last = (end - 1) * s.stride_h - s.pad_top + (s.kh - 1) * s.dilation_h + 1;
+    return {std::clamp<int64_t>(first, 0, s.h), std::clamp<int64_t>(last, 0, s.h)};
 }
 
 }  // namespace planish::cpu

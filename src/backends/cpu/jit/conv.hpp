@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "backends/cpu/isa.hpp"
 #include "backends/cpu/jit/pack.hpp"
@@ -38,7 +39,9 @@ struct ConvShape {
 class ConvPlan {
   public:
     /// `width` forces the panels of the packed weights; {} = chosen from the shape. `isa` must be avx2 or above.
-    ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth width = {});
+    /// `rows` keeps the lines of the image apart even where all its pixels could be one product: `run_rows` needs it.
+    enum class Order : uint8_t { whole, rows };
+    ConvPlan(const ConvShape& shape, PostOps post_ops, Isa isa, PanelWidth width = {}, Order order = Order::whole);
     ~ConvPlan();
     ConvPlan(ConvPlan&&) noexcept;
     ConvPlan& operator=(ConvPlan&&) noexcept;
@@ -58,6 +61,13 @@ class ConvPlan {
     /// operand.
     void run(const float* x, const float* packed_weights, float* y, std::span<const float* const> operands,
              void* workspace, ThreadPool& pool, int max_threads) const;
+
+    /// Output rows [begin, end) of the first image, on the calling thread, with the workspace of one thread. As for
+    /// DepthwisePlan: pointers are to row 0 of whole tensors, and only the rows concerned are touched.
+    void run_rows(const float* x, const float* packed_weights, float* y, std::span<const float* const> operands,
+                  void* workspace, int64_t begin, int64_t end) const;
+    /// Input rows [first, second) that output rows [begin, end) read.
+    std::pair<int64_t, int64_t> input_rows(int64_t begin, int64_t end) const;
 
   private:
     struct Impl;
