@@ -23,6 +23,9 @@ const Case kCases[] = {
         const %b : float32[5] = dense<0>
         %y = Conv(%x, %w, %b) {pads = [1, 1, 1, 1]} %r = Relu(%y) %z = Add(%r, %x) output %z })",
      "conv_f32"},
+    {"conv_to_one_channel", R"(graph "g" { input %x : float32[1, 3, 5, 6] const %w : float32[1, 3, 3, 3] = dense<0>
+        const %b : float32[1] = dense<0> %y = Conv(%x, %w, %b) %z = Sigmoid(%y) output %z })",
+     "conv_f32"},
     {"pointwise_conv_split_k", R"(graph "g" { input %x : float32[1, 700, 5, 3] input %s : float32[1, 33, 5, 3]
         const %w : float32[33, 700, 1, 1] = dense<0> %y = Conv(%x, %w) %z = Add(%s, %y) output %z })",
      "conv_f32_1x1"},

@@ -42,7 +42,10 @@ DepthwiseShape depthwise_shape(const ConvShape& s) {
 
 std::optional<Epilogue> conv_epilogue(const RegionView& region) {
     Epilogue first;
-    if (const Value* bias = region.root().input(2))
+    const Value* bias = region.root().input(2);
+    if (bias && bias->is_constant() && region.has_body())  // of one channel: a constant of the body
+        first.ops.push_back({PostOp::Kind::scale_shift, 1, static_cast<float>(bias->constant->at_double(0))});
+    else if (bias)
         first.ops.push_back({PostOp::Kind::add_channel, 0, 0, first.add_operand(region.input_index(bias))});
     return read_epilogue(region, 1, std::move(first));
 }
