@@ -60,6 +60,10 @@ const Case kCases[] = {
      R"(graph "g" { input %x : float32[3, 40] const %w : float32[70, 40] = dense<0> const %b : float32[70] = dense<0>
         %y = Gemm(%x, %w, %b) {transB = 1, alpha = 0.5} %z = Tanh(%y) output %z })",
      "gemm_f32"},
+    {"gemm_to_one_column",
+     R"(graph "g" { input %x : float32[3, 40] const %w : float32[40, 1] = dense<0> const %b : float32[1] = dense<0>
+        %y = Gemm(%x, %w, %b) %z = Sigmoid(%y) output %z })",
+     "gemm_f32"},
     {"linear_gelu_residual",
      R"(graph "g" { input %x : float32[2, 5, 24] const %w : float32[24, 24] = dense<0> const %b : float32[24] = dense<0>
         %y = MatMul(%x, %w) %a = Add(%b, %y) %g = Gelu(%a) %z = Add(%x, %g) output %z })",

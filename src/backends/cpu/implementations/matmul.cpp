@@ -45,6 +45,11 @@ std::optional<Epilogue> gemm_epilogue(const RegionView& region, const Product& p
         if (product.beta != 1 || !is_f32(c)) return std::nullopt;
         const Dims dims = c->dims();
         const int input = region.input_index(c);
+        if (input < 0) {  // of one element: a constant of the region's body
+            if (!c->is_constant()) return std::nullopt;
+            result.ops.push_back({PostOp::Kind::scale_shift, 1, static_cast<float>(c->constant->at_double(0))});
+            return read_epilogue(region, rank - 1, std::move(result));
+        }
         const bool channel = element_count(dims) == product.shape.n && (dims.size() == 1 || dims[0] == 1);
         const bool full = dims.size() == 2 && dims[0] == product.shape.m && dims[1] == product.shape.n;
         if (!channel && !full) return std::nullopt;
