@@ -6,7 +6,10 @@
 #include <numeric>
 #include <random>
 #include <unordered_map>
+#include <unordered_set>
 
+#include "base/function_ref.hpp"
+#include "base/thread_pool.hpp"
 #include "passes/inline_region.hpp"
 #include "planish/error.hpp"
 #include "reference/interpreter.hpp"
@@ -138,20 +141,41 @@ OwnError own_error(const Node& node, const std::vector<const RefValue*>& inputs)
     return {(kPointwiseUlps + k) * kEps, 0};
 }
 
+// Calls fn(begin, end) for consecutive pieces of [0, count), whose bounds do not depend on the number of threads.
+constexpr int64_t kPiece = 1 << 14;
+void for_each_piece(int64_t count, FunctionRef<void(int64_t begin, int64_t end)> fn) {
+    ThreadPool& pool = ThreadPool::process();
+    pool.parallel_for((count + kPiece - 1) / kPiece, pool.size(),
+                      [&](int64_t piece, int) { fn(piece * kPiece, std::min(count, (piece + 1) * kPiece)); });
+}
+
 enum class Sign { plus, minus, random };
 
+// A fair bit for each index: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+bool random_bit(uint64_t seed, uint64_t index) {
+    uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return ((z ^ (z >> 31)) & 1) != 0;
+}
+
 // Moves every element of a float32 tensor by its error bound.
-Tensor perturbed(const Tensor& t, OwnError error, Sign sign, std::mt19937& generator) {
-    if (t.dtype() != DType::f32) return t;
-    Tensor result = t.clone();
-    for (float& v : result.data<float>()) {
-        const double amount = error.relative * std::fabs(double(v)) + error.absolute;
-        double s = sign == Sign::plus ? 1 : -1;
-        if (sign == Sign::random) s = generator() & 1 ? 1 : -1;
-        // At least one representable step, else small errors would vanish in the rounding of this very addition.
-        const float moved = static_cast<float>(v + s * amount);
-        v = amount > 0 && moved == v && std::isfinite(v) ? std::nextafter(v, s > 0 ? INFINITY : -INFINITY) : moved;
-    }
+Tensor perturbed(const Tensor& t, OwnError error, Sign sign, std::mt19937_64& generator) {
+    if (t.dtype() != DType::f32 || (error.relative == 0 && error.absolute == 0)) return t;
+    Tensor result(t.dtype(), t.dims());
+    const float* from = t.data<float>().data();
+    float* to = result.data<float>().data();
+    const uint64_t seed = sign == Sign::random ? generator() : 0;
+    for_each_piece(t.size(), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const float v = from[i];
+            const double amount = error.relative * std::fabs(double(v)) + error.absolute;
+            const bool up = sign == Sign::random ? random_bit(seed, static_cast<uint64_t>(i)) : sign == Sign::plus;
+            // At least one representable step, else small errors would vanish in the rounding of this very addition.
+            const float moved = static_cast<float>(up ? v + amount : v - amount);
+            to[i] = amount > 0 && moved == v && std::isfinite(v) ? std::nextafter(v, up ? INFINITY : -INFINITY) : moved;
+        }
+    });
     return result;
 }
 
@@ -215,27 +239,30 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) 
         result.outputs.push_back(t);
         result.spread.emplace_back(t.dtype() == DType::f32 ? static_cast<size_t>(t.size()) : 0, 0.0);
     }
-    std::mt19937 generator(7);
+    // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do.
+    std::unordered_set<const Node*> fixed;
+    std::unordered_set<const Value*> reread;
+    for (const Node* node : nodes) {
+        const bool upstream = std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* input) {
+            return input && input->producer && exact.contains(input) && !given.contains(input);
+        });
+        if (!upstream && (is_product(*node) || has(node->op().traits, Trait::data_movement)))
+            fixed.insert(node);
+        else
+            reread.insert(node->inputs().begin(), node->inputs().end());
+    }
+    std::mt19937_64 generator(7);
     for (const Sign sign : {Sign::plus, Sign::minus, Sign::random}) {
         Values moved;
         // Inputs of ops that are evaluated again are moved by one rounding: it shows how ill-conditioned the op is.
         // In the order of the inputs, so that equal builds draw equal signs.
         for (const Value* value : operands)
-            if (value && !moved.contains(value))
+            if (reread.contains(value) && value && !moved.contains(value))
                 moved[value] = RefValue(perturbed(given.at(value).tensor, {2 * kEps, 0},
                                                   sign == Sign::plus ? Sign::random : sign, generator));
         for (const Node* node : nodes) {
-            // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do.
-            if (is_product(*node) || has(node->op().traits, Trait::data_movement)) {
-                bool upstream = false;
-                for (const Value* input : node->inputs())
-                    upstream =
-                        upstream || (input && input->producer && exact.contains(input) && !given.contains(input));
-                if (!upstream) {
-                    for (const Value* output : node->outputs()) moved[output] = exact.at(output);
-                } else {
-                    run(moved, *node);
-                }
+            if (fixed.contains(node)) {
+                for (const Value* output : node->outputs()) moved[output] = exact.at(output);
             } else {
                 run(moved, *node);
             }
@@ -245,10 +272,16 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) 
         }
         for (size_t i = 0; i < results.size(); ++i) {
             const Tensor &a = result.outputs[i], &b = moved.at(results[i]).tensor;
-            for (size_t e = 0; e < result.spread[i].size(); ++e) {
-                const double d = std::fabs(double(a.data<float>()[e]) - b.data<float>()[e]);
-                if (std::isfinite(d)) result.spread[i][e] = std::max(result.spread[i][e], d);
-            }
+            const float *x = a.dtype() == DType::f32 ? a.data<float>().data() : nullptr,
+                        *y = x ? b.data<float>().data() : nullptr;
+            std::vector<double>& spread = result.spread[i];
+            for_each_piece(static_cast<int64_t>(spread.size()), [&](int64_t begin, int64_t end) {
+                for (int64_t e = begin; e < end; ++e) {
+                    const double d = std::fabs(double(x[e]) - y[e]);
+                    double& widest = spread[static_cast<size_t>(e)];
+                    if (std::isfinite(d)) widest = std::max(widest, d);
+                }
+            });
         }
     }
     return result;
@@ -269,14 +302,23 @@ Comparison compare(const Tensor& actual, const Tensor& expected, const std::vect
     const double mean =
         spread.empty() ? 0 : std::accumulate(spread.begin(), spread.end(), 0.0) / static_cast<double>(spread.size());
     const auto a = actual.data<float>(), b = expected.data<float>();
-    for (size_t i = 0; i < b.size(); ++i) {
-        if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
-        const double error = std::fabs(double(a[i]) - b[i]);
-        const double tolerance = 4 * spread[i] + mean + 2 * kEps * std::fabs(double(b[i])) + 0x1p-126;
-        const double ratio = std::isfinite(error) ? error / tolerance : INFINITY;
-        if (std::isnan(a[i]) != std::isnan(b[i]) && result.note.empty())
-            result.note = "not a number where the reference is one";
-        if (ratio > result.ratio) result = {error, tolerance, ratio, result.note};
+    std::vector<Comparison> worst(static_cast<size_t>((expected.size() + kPiece - 1) / kPiece));
+    for_each_piece(expected.size(), [&](int64_t begin, int64_t end) {
+        Comparison& most = worst[static_cast<size_t>(begin / kPiece)];
+        for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+            if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+            const double error = std::fabs(double(a[i]) - b[i]);
+            const double tolerance = 4 * spread[i] + mean + 2 * kEps * std::fabs(double(b[i])) + 0x1p-126;
+            const double ratio = std::isfinite(error) ? error / tolerance : INFINITY;
+            if (std::isnan(a[i]) != std::isnan(b[i]) && most.note.empty())
+                most.note = "not a number where the reference is one";
+            if (ratio > most.ratio) most = {error, tolerance, ratio, most.note};
+        }
+    });
+    for (const Comparison& piece : worst) {
+        const std::string note = result.note.empty() ? piece.note : result.note;
+        if (piece.ratio > result.ratio) result = piece;
+        result.note = note;
     }
     return result;
 }
