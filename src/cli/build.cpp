@@ -56,6 +56,14 @@ void print_json(const Options& options, const BuildReport& report, int64_t bytes
     fmt::print("{}\n", result.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
+// The network as a whole: by default, with other implementations only, with regions dissolved too.
+void print_network(const TacticRow& network) {
+    std::string times;
+    for (const auto& [variant, seconds] : network.seconds)
+        times += fmt::format("{}{} {}", times.empty() ? "" : ", ", variant, format_seconds(seconds));
+    fmt::print("network: {}; kept: {}\n", times, network.chosen);
+}
+
 // What the choices of the tuner gained: where it left the default, against that; else against the next best.
 void print_tactics(const BuildReport& report) {
     struct Gain {
@@ -102,9 +110,7 @@ void print_tactics(const BuildReport& report) {
     }
     fmt::print("{}", table.text());
     if (gains.size() > kShown) fmt::print("... and {} more (--json lists all)\n", gains.size() - kShown);
-    if (network)
-        fmt::print("network: {} tuned, {} by default\n", format_seconds(network->seconds[1].second),
-                   format_seconds(network->seconds[0].second));
+    if (network) print_network(*network);
 }
 
 void print_text(const Options& options, const BuildReport& report, int64_t bytes) {

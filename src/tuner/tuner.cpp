@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "base/hash.hpp"
@@ -32,6 +33,7 @@ struct Group {
     std::vector<int> regions;                  // of the program that the candidates were listed for
     std::vector<std::string> candidates;       // the default first
     std::vector<std::vector<double>> medians;  // seconds of one region, by candidate and turn
+    int colour = 0;                            // another one than its neighbours'
 };
 
 /// The candidate to use: the default unless another one beats it clearly.
@@ -128,8 +130,9 @@ class Tuner {
     struct Round {
         std::unique_ptr<Program> program;
         std::vector<std::vector<int>> steps;  // by group: those whose time is its regions'
-        std::vector<bool> timed;              // by group: whether this round has a candidate of it
-        int runs = 0;                         // in a turn
+        std::vector<bool> timed;              // by group: whether this round times its candidate
+        size_t candidate = 0;
+        int runs = 0;  // in a turn
     };
 
     /// Times every candidate of `groups`; the complete ones go into the cache. Returns their keys.
@@ -139,10 +142,15 @@ class Tuner {
             count = std::max(count, group->candidates.size());
             group->medians.assign(group->candidates.size(), {});
         }
+        const int colours = colour(groups);
         std::vector<Round> rounds;
         for (size_t k = 0; k < count; ++k) {
             progress("compiling candidates", 0.1 * static_cast<double>(k) / static_cast<double>(count));
-            rounds.push_back(make_round(groups, k));
+            for (int c = 0; c < (k == 0 ? 1 : colours); ++c) {
+                Round round = make_round(groups, k, c);
+                if (std::find(round.timed.begin(), round.timed.end(), true) != round.timed.end())
+                    rounds.push_back(std::move(round));
+            }
         }
         int turn = 0;
         try {
@@ -194,7 +202,7 @@ class Tuner {
                     for (const int step : rounds[k].steps[g]) total += run[static_cast<size_t>(step)];
                     totals.push_back(total / static_cast<double>(groups[g]->regions.size()));
                 }
-                groups[g]->medians[k].push_back(median(std::move(totals)));
+                groups[g]->medians[rounds[k].candidate].push_back(median(std::move(totals)));
             }
         }
         return true;
@@ -210,10 +218,38 @@ class Tuner {
         return round.runs == 1 ? first : stopwatch_.time(*round.program, round.runs);
     }
 
-    /// The program in which every region of `groups` takes its k-th candidate, if it has one.
-    Round make_round(const std::vector<Group*>& groups, size_t k) const {
+    /// Gives groups whose regions follow each other different colours, and says how many it took. A region that runs
+    /// between neighbours that were changed too would find other caches than in the network that comes of it.
+    int colour(const std::vector<Group*>& groups) const {
+        std::map<int, Group*> group_of;  // by region: in the order in which they run
+        for (Group* group : groups) {
+            group->colour = -1;
+            for (const int region : group->regions) group_of[region] = group;
+        }
+        std::map<const Group*, std::set<const Group*>> neighbours;
+        const Group* last = nullptr;
+        for (const auto& [region, group] : group_of) {
+            if (last) neighbours[last].insert(group), neighbours[group].insert(last);
+            last = group;
+        }
+        int colours = 1;
+        for (Group* group : groups) {
+            std::set<int> taken;
+            for (const Group* neighbour : neighbours[group]) taken.insert(neighbour->colour);
+            do ++group->colour;
+            while (taken.contains(group->colour));
+            colours = std::max(colours, group->colour + 1);
+        }
+        return colours;
+    }
+
+    /// The program in which every region of `groups` takes its default (k = 0), or in which those of one colour take
+    /// their k-th candidate where they have one.
+    Round make_round(const std::vector<Group*>& groups, size_t k, int colour) const {
         Round round;
-        for (const Group* group : groups) round.timed.push_back(k < group->candidates.size());
+        round.candidate = k;
+        for (const Group* group : groups)
+            round.timed.push_back(k == 0 || (k < group->candidates.size() && group->colour == colour));
         for (;;) {
             auto tactics = result_.tactics;
             std::map<std::string, size_t> group_of;
@@ -267,9 +303,19 @@ class Tuner {
         return chosen != group.candidates[0];
     }
 
-    /// Regions were timed one by one; the network as a whole must not be slower for the sum of their choices.
+    using Tactics = std::map<std::string, std::string>;
+
+    /// Regions were timed one by one, and what one gains its successor may lose (a result that is no longer in the
+    /// cache). So the network as a whole decides between all choices, those of implementations alone, and none.
     void confirm() {
         if (result_.tactics.empty()) return;
+        Tactics kernels;
+        for (const auto& [path, tactic] : result_.tactics)
+            if (tactic != kDissolve && !is_part(path)) kernels.emplace(path, tactic);
+        std::vector<std::pair<std::string, Tactics>> variants = {{"default", {}}};
+        if (!kernels.empty() && kernels != result_.tactics) variants.emplace_back("fused", kernels);
+        variants.emplace_back("tuned", result_.tactics);
+
         Hasher hasher;
         hasher.update(version()).update(how_.machine).update("network");
         for (const std::string& signature : signatures_) hasher.update(signature);
@@ -279,51 +325,53 @@ class Tuner {
         if (!known && how_.replay_only)
             fail(ErrorCode::not_found, "the timing cache does not know the network as a whole on " + how_.machine,
                  "build once without --replay-only on such a machine and keep its timing cache");
-        if (!known && !measure_network(key)) return;
+        if (!known && !measure_networks(key, variants)) return;
         const Timing& timing = *cache_.find(key);
-        const auto ns = [&](size_t i) { return static_cast<double>(timing.nanoseconds[i].second); };
-        const bool faster = timing.nanoseconds.size() == 2 && ns(1) < ns(0);
-        if (!faster) {
-            result_.tactics.clear();
-            result_.program = compile({});
-            std::set<std::string> present;
-            for (const RegionInfo& region : result_.program->regions()) present.insert(region.path);
-            std::erase_if(result_.rows, [&](const TacticRow& row) { return !present.contains(row.region); });
-            for (TacticRow& row : result_.rows)
-                if (!row.seconds.empty()) row.chosen = row.seconds[0].first;
-        }
-        TacticRow row{"(network)", {}, faster ? "tuned" : "default", {}, known};
-        for (const auto& [tactic, time] : timing.nanoseconds)
-            row.seconds.emplace_back(tactic, static_cast<double>(time) * 1e-9);
+        const auto least = std::min_element(timing.nanoseconds.begin(), timing.nanoseconds.end(),
+                                            [](const auto& a, const auto& b) { return a.second < b.second; });
+        TacticRow row{"(network)", {}, least->first, {}, known};
+        for (const auto& [name, time] : timing.nanoseconds)
+            row.seconds.emplace_back(name, static_cast<double>(time) * 1e-9);
+        for (const auto& [name, tactics] : variants)
+            if (name == least->first && tactics != result_.tactics) adopt(tactics);
         result_.rows.push_back(std::move(row));
     }
 
-    /// False when it cannot or may not be measured: then the regions' own measurements stand.
-    bool measure_network(const std::string& key) {
+    /// Was the region made by dissolving another one?
+    bool is_part(const std::string& path) const {
+        const auto it = std::find_if(regions_.begin(), regions_.end(), [&](const auto& r) { return r.path == path; });
+        return it != regions_.end() && it->parent >= 0;
+    }
+
+    /// Compiles with `tactics`, and makes the rows say so.
+    void adopt(const Tactics& tactics) {
+        result_.tactics = tactics;
+        result_.program = compile(tactics);
+        std::map<std::string, std::string> present;
+        for (const RegionInfo& region : result_.program->regions()) present[region.path] = region.tactic;
+        std::erase_if(result_.rows, [&](const TacticRow& row) { return !present.contains(row.region); });
+        for (TacticRow& row : result_.rows) row.chosen = present.at(row.region);
+    }
+
+    /// False when they cannot or may not be measured: then the regions' own measurements stand.
+    bool measure_networks(const std::string& key, const std::vector<std::pair<std::string, Tactics>>& variants) {
         if (!how_.measure || !result_.failure.empty()) return false;
-        const std::unique_ptr<Program> untuned = compile({});
-        const Program* programs[] = {untuned.get(), result_.program.get()};
-        double best[] = {INFINITY, INFINITY};
-        int runs = 1;
-        for (int turn = 0; turn < kTurns; ++turn)
-            for (size_t i = 0; i < 2; ++i) {
+        std::vector<Round> rounds;
+        for (const auto& [name, tactics] : variants) rounds.push_back({compile(tactics), {}, {}});
+        std::vector<double> best(rounds.size(), INFINITY);
+        for (int turn = 0; turn < kTurns * how_.effort; ++turn)
+            for (size_t i = 0; i < rounds.size(); ++i) {
                 progress("the network as a whole", 1);
                 if (stopwatch_.now() >= deadline_) return false;
                 std::vector<double> totals;
-                for (const auto& run : stopwatch_.time(*programs[i], runs)) {
-                    totals.push_back(0);
-                    for (const double step : run) totals.back() += step;
-                }
+                for (const auto& run : time_round(rounds[i]))
+                    totals.push_back(std::accumulate(run.begin(), run.end(), 0.0));
                 best[i] = std::min(best[i], median(std::move(totals)));
-                if (turn == 0)
-                    runs = static_cast<int>(std::clamp<double>(kSecondsATurn / std::max(best[i], 1e-9), 1, kMostRuns));
             }
-        cache_.insert(key, {how_.machine,
-                            std::string(version()),
-                            "network",
-                            kTurns,
-                            {{"default", std::llround(best[0] * 1e9)}, {"tuned", std::llround(best[1] * 1e9)}},
-                            0});
+        Timing timing{how_.machine, std::string(version()), "network", kTurns * how_.effort, {}, 0};
+        for (size_t i = 0; i < rounds.size(); ++i)
+            timing.nanoseconds.emplace_back(variants[i].first, std::llround(best[i] * 1e9));
+        cache_.insert(key, std::move(timing));
         return true;
     }
 

@@ -57,11 +57,11 @@ std::string describe_machine(const std::string& target, int threads);
 /// Chooses tactics for `graph` (specialised) and compiles it with them. `untuned` is its program as compiled by
 /// `backend` with `options`, candidates listed. What is measured goes into `cache`.
 ///
-/// The whole network is compiled once for every place in the regions' lists of candidates: in program k each region
-/// that is being tuned takes its k-th candidate, so a tactic is timed where it will run, with the memory, caches and
-/// neighbours that it will have there. Programs take turns, so that noise hits all of them; the time of a tactic is the
-/// least of the medians of the turns. The default (the first candidate) gives way only to one that beats it by more
-/// than the noise. A dissolved region's parts are tuned in turn.
+/// The whole network is compiled for every place k in the regions' lists of candidates: each region that is being tuned
+/// takes its k-th candidate while its neighbours keep their default, so a tactic is timed where it will run, with the
+/// memory and caches that it will have there. Programs take turns, so that noise hits all of them; the time of a tactic
+/// is the least of the medians of the turns. The default (the first candidate) gives way only to one that beats it by
+/// more than the noise. A dissolved region's parts are tuned in turn.
 Tuned tune(std::unique_ptr<Program> untuned, const Graph& graph, const Backend& backend, const CompileOptions& options,
            const TuneOptions& how, Stopwatch& stopwatch, TimingCache& cache);
 
