@@ -13,13 +13,13 @@
 namespace planish::tuner {
 namespace {
 
-constexpr double kMargin = 0.03;       // by which a challenger must beat the default, and by more than the noise seen
-constexpr double kUnknownNoise = 0.1;  // of the default's time, after one turn
-constexpr int64_t kLeastGain = 100;    // nanoseconds: below it the clock itself is what is timed
-constexpr int kTurns = 5;              // of each program
-constexpr double kSecondsATurn = 0.1;  // that its timed runs take together, one run at least
-constexpr int kMostRuns = 20;          // in one turn
-constexpr double kPassShare = 0.8;     // of the remaining progress: how many passes there will be is not known
+constexpr double kMargin = 0.03;        // by which a challenger must beat the default, and by more than the noise seen
+constexpr double kUnknownNoise = 0.1;   // of the default's time, after one turn
+constexpr int64_t kLeastGain = 100;     // nanoseconds: below it the clock itself is what is timed
+constexpr int kTurns = 5;               // of each program
+constexpr double kSecondsATurn = 0.05;  // that its timed runs take together, one run at least
+constexpr int kMostRuns = 20;           // in one turn
+constexpr double kPassShare = 0.8;      // of the remaining progress: how many passes there will be is not known
 
 double median(std::vector<double> values) {
     const auto middle = values.begin() + static_cast<long>(values.size() / 2);
@@ -64,7 +64,7 @@ class Tuner {
     Tuned run(std::unique_ptr<Program> untuned) {
         for (const RegionInfo& region : untuned->regions()) signatures_.push_back(region.signature);
         result_.program = std::move(untuned);
-        // Each pass settles the regions in sight; those that it dissolves bring new ones into sight.
+        // Each pass settles the regions in sight; those that are dissolved bring their parts into sight.
         for (;;) {
             std::vector<Group> groups = unsettled(*result_.program);
             if (groups.empty()) break;
@@ -76,8 +76,7 @@ class Tuner {
             if (!missing.empty() && how_.measure) measured = measure(missing);
             bool changed = false;
             for (const Group& group : groups) changed = settle(group, measured.contains(group.key)) || changed;
-            if (!changed) break;
-            result_.program = compile(result_.tactics);
+            if (changed) result_.program = compile(result_.tactics);
         }
         confirm();
         return std::move(result_);
@@ -94,9 +93,12 @@ class Tuner {
         regions_ = program.regions();
         std::vector<Group> groups;
         std::map<std::string, size_t> index;
+        std::vector<bool> open(regions_.size());  // undecided, or a part of such a region
         for (size_t i = 0; i < regions_.size(); ++i) {
             const RegionInfo& region = regions_[i];
-            if (region.candidates.size() < 2 || region.signature.empty() || settled_.contains(region.path)) continue;
+            open[i] = region.parent >= 0 && open[static_cast<size_t>(region.parent)];
+            if (open[i] || region.candidates.size() < 2 || settled_.contains(region.path)) continue;
+            open[i] = true;
             const std::string key = key_of(region);
             const auto [it, fresh] = index.try_emplace(key, groups.size());
             if (fresh) groups.push_back({key, {}, region.candidates, {}});

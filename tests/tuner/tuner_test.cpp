@@ -140,7 +140,7 @@ TEST(Tuner, AGainBelowTheNoiseThatWasSeenIsNone) {
             std::vector<std::vector<double>> time(const Program& program, int runs) override {
                 std::vector<double> row;
                 for (const StepInfo& step : program.steps())
-                    row.push_back((step.op == "MatMul+Sigmoid" ? 9e-3 : 4e-3) * (calls_ < 10 ? 1 : 1 + noise_));
+                    row.push_back((step.op == "MatMul+Sigmoid" ? 9e-4 : 4e-4) * (calls_ < 10 ? 1 : 1 + noise_));
                 ++calls_;
                 return std::vector<std::vector<double>>(static_cast<size_t>(runs), row);
             }
@@ -230,6 +230,35 @@ TEST(Tuner, ANetworkThatIsSlowerAsAWholeKeepsItsDefaults) {
     // The same from the cache.
     const Tuned again = bench.tune(fickle);
     EXPECT_THAT(again.tactics, IsEmpty());
+}
+
+// A chain of convolutions too small to be one region by estimate: by default its links run one by one.
+TEST(Tuner, ARegionThatIsDissolvedByDefaultMayBecomeWhole) {
+    for (const bool pays : {true, false}) {
+        Bench bench(R"(graph "g" {
+            input %x : float32[1, 8, 8, 8]
+            const %w1 : float32[16, 8, 1, 1] = dense<0>
+            const %w2 : float32[16, 1, 3, 3] = dense<0>
+            const %w3 : float32[8, 16, 1, 1] = dense<0>
+            %e = Conv(%x, %w1) name "expand"
+            %r = Relu(%e) name "relu"
+            %d = Conv(%r, %w2) {group = 16, pads = [1, 1, 1, 1]} name "depthwise"
+            %p = Conv(%d, %w3) name "project"
+            output %p })");
+        passes::chain_convolutions(*bench.graph);
+        ASSERT_EQ(bench.graph->nodes().size(), 1u);
+        const Tuned tuned = bench.tune(
+            [&](const StepInfo& step) { return step.op == "Conv+Relu+Conv+Conv" ? (pays ? 1e-3 : 9e-3) : 1e-3; });
+        const TacticRow& row = row_of(tuned, "depthwise");
+        EXPECT_EQ(row.seconds[0].first, "dissolve");
+        EXPECT_EQ(row.chosen, pays ? "conv_chain" : "dissolve");
+        // Parts are tuned once it is certain that they stay parts.
+        const bool parts = std::any_of(tuned.rows.begin(), tuned.rows.end(),
+                                       [](const TacticRow& r) { return r.region == "depthwise > expand"; });
+        EXPECT_EQ(parts, !pays);
+        for (const TacticRow& r : tuned.rows)
+            for (const auto& [tactic, seconds] : r.seconds) EXPECT_GT(seconds, 0) << r.region << " " << tactic;
+    }
 }
 
 // Convolutions gain by another implementation; that the product is dissolved costs the network more than it gains.

@@ -176,11 +176,12 @@ class Compiler {
         }
         if (by_default == nullptr && !able.empty() && !region.has_body()) by_default = able[0];
         if (options_.list_candidates) {
-            if (by_default) info.candidates.emplace_back(by_default->name);
+            const bool divisible = region.has_body() && region.body().nodes().size() > 1 && !is_disabled(kDissolve);
+            info.candidates.emplace_back(by_default ? by_default->name : kDissolve);
             for (const Implementation* candidate : able)
                 if (candidate != by_default) info.candidates.emplace_back(candidate->name);
-            if (region.has_body() && region.body().nodes().size() > 1 && !is_disabled(kDissolve))
-                info.candidates.emplace_back(kDissolve);
+            if (by_default && divisible) info.candidates.emplace_back(kDissolve);
+            if (by_default == nullptr) sign(region, {}, info);  // others in lower(), where the layouts are known
         }
         Choice choice{by_default, {}, -1};
         if (replay) {
@@ -354,7 +355,7 @@ class Compiler {
         std::vector<Layout> available;
         for (const Value* input : node.inputs()) available.push_back(input ? layout_of(input) : Layout::plain);
         lowering_ = choice.region;
-        if (options_.list_candidates) sign(region, available);
+        if (options_.list_candidates) sign(region, available, parts_.regions[static_cast<size_t>(lowering_)]);
         const Layouts layouts = choice.implementation->layouts(region, available);
 
         Step step;
@@ -400,8 +401,7 @@ class Compiler {
         return op;
     }
 
-    void sign(const RegionView& region, std::span<const Layout> available) {
-        RegionInfo& info = parts_.regions[static_cast<size_t>(lowering_)];
+    static void sign(const RegionView& region, std::span<const Layout> available, RegionInfo& info) {
         info.title = op_of(region);
         for (const Value* output : region.node().outputs())
             if (output) info.title += " " + to_string(output->type);
