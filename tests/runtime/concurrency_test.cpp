@@ -130,7 +130,9 @@ TEST(Engine, ManyShapesKeepMemoryFlat) {
         const EngineInfo info = engine.info();
         EXPECT_LE(info.programs, 4);
         if (s == 8) packed = info.packed_bytes;
-        if (s > 8) ASSERT_LE(info.packed_bytes, packed) << "after " << s << " shapes";
+        if (s > 8) {
+            ASSERT_LE(info.packed_bytes, packed) << "after " << s << " shapes";
+        }
     }
     EXPECT_GT(packed, 0);
 }
