@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <new>
 
 #include "base/checked.hpp"
@@ -83,13 +84,15 @@ Tensor::Tensor(DType dtype, Dims dims) : dtype_(dtype), dims_(std::move(dims)), 
     const size_t bytes = static_cast<size_t>(byte_size(dtype, size_));
     if (bytes == 0) return;
     const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    void* memory = std::aligned_alloc(kAlignment, rounded);
-    if (memory == nullptr)
+    // calloc knows which memory comes from the system as zeros already; it aligns to 16 bytes only.
+    void* const block = std::calloc(1, rounded + kAlignment);
+    void* memory = block;
+    size_t room = rounded + kAlignment;
+    if (block == nullptr || std::align(kAlignment, rounded, memory, room) == nullptr)
         fail(ErrorCode::resource_exhausted,
              "out of memory for a tensor of shape " + to_string(dims_) + " (" + std::to_string(bytes) + " bytes)");
-    std::memset(memory, 0, rounded);
     data_ = memory;
-    owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
+    owner_ = std::shared_ptr<const void>(memory, [block](const void*) { std::free(block); });
 }
 
 Tensor::Tensor(DType dtype, Dims dims, const void* data, std::shared_ptr<const void> keep_alive)
