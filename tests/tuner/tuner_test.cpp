@@ -118,7 +118,9 @@ TEST(Tuner, TakesTheImplementationThatIsFasterInItsPlace) {
         EXPECT_EQ(row_of(tuned, "conv1").chosen, fast);
         EXPECT_EQ(row_of(tuned, "conv2").chosen, fast);
         for (const RegionInfo& region : tuned.program->regions())
-            if (region.path.starts_with("conv")) EXPECT_EQ(region.tactic, fast);
+            if (region.path.starts_with("conv")) {
+                EXPECT_EQ(region.tactic, fast);
+            }
     }
 }
 
