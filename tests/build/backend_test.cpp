@@ -39,10 +39,10 @@ const Case kCases[] = {
         %e = Conv(%x, %w1, %b1) %f = Clip(%e, %lo, %hi) %d = Conv(%f, %w2) {group = 96, pads = [1, 1, 1, 1]}
         %g = Relu(%d) %p = Conv(%g, %w3) %z = Add(%x, %p) output %z })",
      "chain_f32_1x1_dw3x3_1x1"},
-    {"stem_and_depthwise", R"(graph "g" { input %x : float32[1, 3, 96, 96] const %w1 : float32[64, 3, 3, 3] = dense<0>
-        const %w2 : float32[64, 1, 3, 3] = dense<0>
+    {"stem_and_depthwise", R"(graph "g" { input %x : float32[1, 3, 128, 128] const %w1 : float32[72, 3, 3, 3] = dense<0>
+        const %w2 : float32[72, 1, 3, 3] = dense<0>
         %e = Conv(%x, %w1) {strides = [2, 2], pads = [1, 1, 1, 1]} %s = Sigmoid(%e)
-        %d = Conv(%s, %w2) {group = 64, strides = [2, 2], pads = [1, 1, 1, 1]} output %d })",
+        %d = Conv(%s, %w2) {group = 72, strides = [2, 2], pads = [1, 1, 1, 1]} output %d })",
      "chain_f32_3x3_dw3x3"},
     {"grouped_conv", R"(graph "g" { input %x : float32[1, 8, 6, 6] const %w : float32[12, 4, 3, 3] = dense<0>
         %y = Conv(%x, %w) {group = 2, dilations = [2, 2], pads = [2, 2, 2, 2]} output %y })",

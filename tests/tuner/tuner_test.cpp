@@ -372,7 +372,9 @@ TEST(Tuner, TheBudgetEndsTheTimingAndWhatIsMissingIsSaid) {
     bench.how.budget = 11;
     EXPECT_EQ(bench.tune(dear_epilogue).timed, 3);
     for (const auto& [key, timing] : bench.cache.entries())
-        if (timing.region != "network") EXPECT_EQ(timing.turns, 1);
+        if (timing.region != "network") {
+            EXPECT_EQ(timing.turns, 1);
+        }
 }
 
 TEST(Tuner, WithoutMeasuringTheDefaultStays) {

@@ -8,7 +8,7 @@ namespace planish::cpu::families {
 namespace {
 
 // What lies between the links for one image, below which L2 holds it anyway.
-constexpr int64_t kLeastBytesBetween = 512 * 1024;
+constexpr int64_t kLeastBytesBetween = 1024 * 1024;
 
 // A link as the region's own values see it.
 struct LinkView {

@@ -18,6 +18,8 @@ constexpr int kPanel = kTileVectors * Vec::kWidth;
 constexpr int kTile = static_cast<int>(kAttentionTile);
 // With fewer queries than this, keys and values are used once and not worth packing.
 constexpr int64_t kFewQueries = 4;
+/// Weights below the least normal float count as 0: beside the weight 1 of the peak no sum could show them.
+constexpr float kLeastExponent = -87.0f;
 
 struct Matrix {
     const float* data;
@@ -153,12 +155,12 @@ PLANISH_INLINE float exponentials(const AttentionArgs& args, const float* mask, 
     const float top = max_lanes(max(tops[0], tops[1]));
     const float next = top > m ? top : m;
     const float peak = next == -kInfinity ? 0.0f : next;  // all masked so far: every exponential is 0, not NaN
-    const float correction = max_lanes(exp(Vec::all(m - peak)));
+    const float correction = max_lanes(exp_above(Vec::all(m - peak), kLeastExponent));
 
     const Vec shift = Vec::all(peak);
     Vec sums[2] = {Vec::zero(), Vec::zero()};
     const auto exponential = [&](int64_t k) {
-        const Vec p = exp(Vec::load(scores + k) - shift);
+        const Vec p = exp_above(Vec::load(scores + k) - shift, kLeastExponent);
         p.store(scores + k);
         return p;
     };
@@ -169,7 +171,7 @@ PLANISH_INLINE float exponentials(const AttentionArgs& args, const float* mask, 
     }
     for (; i < n; i += Vec::kWidth) {
         const int64_t count = min_of(n - i, Vec::kWidth);
-        const Vec p = exp(load(scores + i, count, lowest) - shift);
+        const Vec p = exp_above(load(scores + i, count, lowest) - shift, kLeastExponent);
         store(p, scores + i, count);
         sums[0] = sums[0] + p;
     }

@@ -10,6 +10,7 @@ namespace planish::cpu::PLANISH_ISA {
 
 // Independent accumulators hide the latency of the additions and shorten the chain that rounding errors pile up on.
 constexpr int kChains = 4;
+constexpr float kUnderflow = -104.0f;  // e^x rounds to 0 below
 
 // Folds combine(acc, x[i]) over a row; lanes beyond its end are `neutral`.
 template <typename Value, typename Combine>
@@ -68,7 +69,7 @@ PLANISH_INLINE void softmax_row(const SoftmaxArgs& args, int64_t row) {
         const Vec sum = fold_row(
             n, Vec::zero(),
             [&](int64_t i, int64_t count) {
-                const Vec e = exp(shifted(i, count));
+                const Vec e = exp_above(shifted(i, count), kUnderflow);
                 return count == Vec::kWidth ? e : e.keep(count, Vec::zero());
             },
             add);
@@ -79,7 +80,7 @@ PLANISH_INLINE void softmax_row(const SoftmaxArgs& args, int64_t row) {
     const Vec sum = fold_row(
         n, Vec::zero(),
         [&](int64_t i, int64_t count) {
-            const Vec e = exp(shifted(i, count));
+            const Vec e = exp_above(shifted(i, count), kUnderflow);
             store(e, y + i, count);
             return count == Vec::kWidth ? e : e.keep(count, Vec::zero());
         },
@@ -95,7 +96,7 @@ PLANISH_INLINE void softmax_columns(const SoftmaxArgs& args, const float* x, flo
     for (int64_t k = 0; k < args.n; ++k) top = max(load(x + k * args.inner, count) * scale, top);
     Vec sum = Vec::zero();
     for (int64_t k = 0; k < args.n; ++k) {
-        const Vec e = exp(load(x + k * args.inner, count) * scale - top);
+        const Vec e = exp_above(load(x + k * args.inner, count) * scale - top, kUnderflow);
         if (!args.log) store(e, y + k * args.inner, count);
         sum = sum + e;
     }

@@ -258,6 +258,13 @@ PLANISH_INLINE Vec exp(Vec x) {
     return scale_by_power(p, n);
 }
 
+/// e^x, and 0 for x below `least`, which is never computed: results that underflow are slow on many processors, and
+/// masked elements would all be such.
+PLANISH_INLINE Vec exp_above(Vec x, float least) {
+    const Vec above = x - Vec::all(least);
+    return if_negative(above, Vec::zero(), exp(if_negative(above, Vec::zero(), x)));
+}
+
 PLANISH_INLINE Vec sigmoid(Vec x) {
     return Vec::all(1.0f) / (Vec::all(1.0f) + exp(Vec::zero() - x));
 }
