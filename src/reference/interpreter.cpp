@@ -65,6 +65,34 @@ class Environment {
 
 }  // namespace
 
+void run_node_into(const Node& node, std::span<const std::byte* const> in, std::span<std::byte* const> out) {
+    std::vector<RefValue> values(static_cast<size_t>(node.input_count()));
+    std::vector<const RefValue*> inputs;
+    for (size_t i = 0; i < values.size(); ++i) {
+        const Value* value = node.inputs()[i];
+        if (value == nullptr) {
+            inputs.push_back(nullptr);
+            continue;
+        }
+        values[i].tensor =
+            value->is_constant() ? *value->constant : Tensor(value->type.dtype, value->dims(), in[i], nullptr);
+        inputs.push_back(&values[i]);
+    }
+    const std::vector<RefValue> outputs = run_node(node, inputs);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+        const Value* value = node.outputs()[i];
+        const Tensor& result = outputs[i].tensor;
+        if (value == nullptr || !result) continue;
+        // Memory was planned for the declared type, which for shapes that depend on data is only what the plan says.
+        if (result.dtype() != value->type.dtype || result.dims() != value->dims())
+            fail(ErrorCode::invalid_model, "node '" + node.name + "' (" + std::string(node.op().name) + ") gives '" +
+                                               value->name + "' of type " + std::string(to_string(result.dtype())) +
+                                               " " + to_string(std::span<const int64_t>(result.dims())) +
+                                               " where the model declares " + to_string(value->type));
+        if (result.bytes() > 0) std::memcpy(out[i], result.raw(), static_cast<size_t>(result.bytes()));
+    }
+}
+
 std::vector<RefValue> run_graph(const Graph& graph, std::vector<RefValue> inputs, const Observer& observer) {
     if (inputs.size() != graph.inputs().size())
         fail(ErrorCode::invalid_argument, "graph '" + graph.name + "' has " + std::to_string(graph.inputs().size()) +

@@ -1,6 +1,7 @@
 // The reference interpreter: runs a graph node by node with the op table's reference functions.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <span>
@@ -13,6 +14,10 @@ namespace planish::reference {
 
 /// Runs one node on the given inputs (null = omitted). Errors name the node.
 std::vector<RefValue> run_node(const Node& node, std::vector<const RefValue*> inputs);
+
+/// The same between dense row-major memory, in node order; constants are read where they are. Errors: invalid_model
+/// when a result has another type than the node's output declares, for which `out` was made.
+void run_node_into(const Node& node, std::span<const std::byte* const> in, std::span<std::byte* const> out);
 
 /// Called with each value as it is computed (and with each graph input first).
 using Observer = std::function<void(const Value&, const RefValue&)>;

@@ -64,8 +64,4 @@ class CpuProgram final : public Program {
     Parts p_;
 };
 
-/// Copies `data` of dims `dims` from one layout to another (f32 or any element size).
-void reorder(const std::byte* from, Layout from_layout, std::byte* to, Layout to_layout, const Dims& dims,
-             int64_t bytes);
-
 }  // namespace planish::cpu

@@ -1,9 +1,9 @@
 // RegionView: roots, and values seen through the region's boundary.
+#include "backends/region.hpp"
+
 #include <algorithm>
 
-#include "backends/cpu/implementation.hpp"
-
-namespace planish::cpu {
+namespace planish {
 
 RegionView::RegionView(const Node& node, const RegionView* outer) : node_(&node), root_(&node), outer_(outer) {
     if (!node.is("Region", "planish")) return;
@@ -72,4 +72,4 @@ Layouts following_layouts(const RegionView& region, std::span<const Layout> avai
     return result;
 }
 
-}  // namespace planish::cpu
+}  // namespace planish

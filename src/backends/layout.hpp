@@ -1,12 +1,13 @@
-// How a value lies in memory on the CPU: row-major as ONNX states it, or with the channel axis moved to the end.
+// How a value lies in memory: row-major as ONNX states it, or with the channel axis moved to the end.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "planish/tensor.hpp"
 
-namespace planish::cpu {
+namespace planish {
 
 /// `channels_last` moves axis 1 behind all others: [N, C, H, W] lies as [N, H, W, C]. Only values of rank >= 3 have it.
 enum class Layout : uint8_t { plain, channels_last };
@@ -33,4 +34,8 @@ inline bool layouts_coincide(const Dims& dims) {
     return dims[1] == 1 || spatial == 1;
 }
 
-}  // namespace planish::cpu
+/// Copies elements of `bytes` bytes from one layout to another; `dims` are the logical ones.
+void reorder(const std::byte* from, Layout from_layout, std::byte* to, Layout to_layout, const Dims& dims,
+             int64_t bytes);
+
+}  // namespace planish
