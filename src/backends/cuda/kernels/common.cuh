@@ -1,0 +1,158 @@
+// What every kernel needs: element types, conversions, asynchronous copies, tensor-core instructions, dependent launch.
+// PTX instead of the toolkit's headers: a translation unit parses in milliseconds.
+//
+// The epilogue of a kernel is generated from the graph:
+//
+//   struct Epilogue {
+//       enum Kind { channel, tensor };
+//       static constexpr int kOperands = ...;
+//       static constexpr __device__ Kind kind(int i);
+//       static __device__ float apply(float x, const float* operands);
+//   };
+//
+// For element (row, column) of the output, operand i is f32 [column] when its kind is channel, and lies like the
+// output, in its element type, when it is tensor.
+#pragma once
+
+namespace planish {
+
+// IEEE half and bfloat16 as they lie in memory; arithmetic is in float.
+struct f16 {
+    unsigned short bits;
+};
+struct bf16 {
+    unsigned short bits;
+};
+
+inline __device__ float to_float(float x) {
+    return x;
+}
+inline __device__ float to_float(f16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+inline __device__ float to_float(bf16 x) {
+    return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+
+template <typename T>
+inline __device__ T from_float(float x);
+template <>
+inline __device__ float from_float<float>(float x) {
+    return x;
+}
+template <>
+inline __device__ f16 from_float<f16>(float x) {
+    f16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+template <>
+inline __device__ bf16 from_float<bf16>(float x) {
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+/// Two values in one register, `low` at the lower address.
+template <typename T>
+inline __device__ unsigned pack2(float low, float high);
+template <>
+inline __device__ unsigned pack2<f16>(float low, float high) {
+    unsigned y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+template <>
+inline __device__ unsigned pack2<bf16>(float low, float high) {
+    unsigned y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
+template <typename T>
+inline __device__ void unpack2(unsigned word, float& low, float& high);
+template <>
+inline __device__ void unpack2<f16>(unsigned word, float& low, float& high) {
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+}
+template <>
+inline __device__ void unpack2<bf16>(unsigned word, float& low, float& high) {
+    low = __uint_as_float(word << 16);
+    high = __uint_as_float(word & 0xffff0000u);
+}
+
+inline __device__ unsigned shared_address(const void* pointer) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- Asynchronous copies of 16 bytes, past L1 -----------------------------------------------------------------------
+
+/// `exists` false: zeros are written and nothing is read; `from` must be a valid address all the same.
+inline __device__ void cp_async_16(void* to, const void* from, bool exists = true) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(exists ? 16 : 0)
+                 : "memory");
+}
+inline __device__ void cp_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits until at most kPending of this thread's groups are under way.
+template <int kPending>
+inline __device__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// ---- Fragments and products -----------------------------------------------------------------------------------------
+
+/// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+inline __device__ void ldmatrix_x4(unsigned (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+inline __device__ void ldmatrix_x4_trans(unsigned (&to)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+/// C[16, 8] += A[16, 16] B[16, 8] with T = f16 or bf16, accumulated in float32.
+template <typename T>
+inline __device__ void mma_m16n8k16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+template <>
+inline __device__ void mma_m16n8k16<f16>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+inline __device__ void mma_m16n8k16<bf16>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- Programmatic dependent launch (sm_90 and later) ----------------------------------------------------------------
+
+/// Until the kernels before this one have finished and their results are visible.
+inline __device__ void pdl_wait() {
+#ifdef PLANISH_PDL
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// The next kernel's blocks may start as room becomes free.
+inline __device__ void pdl_launch() {
+#ifdef PLANISH_PDL
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace planish
