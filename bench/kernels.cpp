@@ -9,6 +9,7 @@
 #include <string>
 
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/strassen.hpp"
 #include "backends/cpu/jit/winograd.hpp"
 #include "backends/cpu/roofline.hpp"
 #include "base/thread_pool.hpp"
@@ -58,6 +59,17 @@ void run_gemm(benchmark::State& state, const GemmShape& shape, Isa isa) {
     const float* operands[] = {bias.get()};
     measure(state, 2.0 * static_cast<double>(shape.m * shape.n * shape.k),
             [&](ThreadPool& pool, int threads) { plan.run(a.get(), packed.get(), c.get(), operands, pool, threads); });
+}
+
+void run_strassen(benchmark::State& state, const GemmShape& shape, Isa isa) {
+    const StrassenPlan plan(shape, kBiasRelu, isa);
+    const Floats a = make_floats(shape.m * shape.k), c = make_floats(shape.m * shape.n);
+    const Floats packed = make_floats(plan.packed_size()), bias = make_floats(shape.n);
+    const Floats workspace = make_floats(static_cast<int64_t>(plan.workspace(static_cast<int>(state.range(0))) / 4));
+    const float* operands[] = {bias.get()};
+    measure(state, 2.0 * static_cast<double>(shape.m * shape.n * shape.k), [&](ThreadPool& pool, int threads) {
+        plan.run(a.get(), packed.get(), c.get(), operands, workspace.get(), pool, threads);
+    });
 }
 
 /// `Plan` is ConvPlan or WinogradPlan; both are credited with the operations of the direct sum.
@@ -130,8 +142,11 @@ void add(const std::string& kind, const std::string& name, Isa isa, Fn fn) {
 const bool kRegistered = [] {
     for (const Isa isa : {Isa::avx2, Isa::avx512}) {
         if (isa > detect_isa()) continue;
-        for (const auto& [name, shape] : problems::load<GemmShape>("gemm"))
+        for (const auto& [name, shape] : problems::load<GemmShape>("gemm")) {
             add("gemm", name, isa, [=, s = shape](benchmark::State& state) { run_gemm(state, s, isa); });
+            if (StrassenPlan::fits(shape, isa))
+                add("strassen", name, isa, [=, s = shape](benchmark::State& state) { run_strassen(state, s, isa); });
+        }
         for (const auto& [name, shape] : problems::load<ConvShape>("conv")) {
             add("conv", name, isa, [=, s = shape](benchmark::State& state) { run_conv<ConvPlan>(state, s, isa); });
             if (WinogradPlan::refusal(shape, isa).empty())

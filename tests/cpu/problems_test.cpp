@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/cpu/jit/strassen.hpp"
 #include "backends/cpu/jit/winograd.hpp"
 #include "base/thread_pool.hpp"
 #include "cpu/product_testing.hpp"
@@ -22,6 +23,7 @@ namespace {
 using testing::AlignedFloats;
 using testing::Expected;
 using testing::random_floats;
+using testing::strassen_tolerance;
 using testing::supported_isas;
 
 const PostOps kBiasRelu = {{PostOp::Kind::add_channel, 0, 0, 0}, {PostOp::Kind::relu}};
@@ -65,11 +67,26 @@ TEST_P(Problems, Gemm) {
         const auto got = run_both(s.m * s.n, [&](float* c, ThreadPool& pool, int threads) {
             plan.run(a.data(), packed.data(), c, operands, pool, threads);
         });
+        std::vector<float> halves;
+        if (StrassenPlan::fits(s, GetParam())) {
+            const StrassenPlan strassen(s, kBiasRelu, GetParam());
+            AlignedFloats sums(strassen.packed_size());
+            strassen.pack(b.data(), s.n, false, sums.data(), ThreadPool::process(), 1);
+            AlignedFloats workspace(static_cast<int64_t>(strassen.workspace(3) / sizeof(float)));
+            halves = run_both(s.m * s.n, [&](float* c, ThreadPool& pool, int threads) {
+                strassen.run(a.data(), sums.data(), c, operands, workspace.data(), pool, threads);
+            });
+        }
         sample(s.m * s.n, [&, k = s.k, n = s.n](int64_t at) {
             const int64_t row = at / n, column = at % n;
             Expected e;
             for (int64_t q = 0; q < k; ++q)
                 e.add_product(a[static_cast<size_t>(row * k + q)], b[static_cast<size_t>(q * n + column)]);
+            if (!halves.empty()) {
+                Expected within(e.value(), strassen_tolerance(k));
+                within.apply(kBiasRelu, operands, column, at);
+                ASSERT_TRUE(within.matches(halves[static_cast<size_t>(at)])) << row << ", " << column << within.text();
+            }
             e.apply(kBiasRelu, operands, column, at);
             ASSERT_TRUE(e.matches(got[static_cast<size_t>(at)])) << row << ", " << column << e.text();
         });

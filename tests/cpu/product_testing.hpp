@@ -80,6 +80,10 @@ inline std::vector<Isa> supported_isas() {
 /// (terms + 1) * eps/2 * sum |a||b|, carried through post-ops by how much they stretch that interval.
 class Expected {
   public:
+    Expected() = default;
+    /// A value whose error bound another algorithm has.
+    Expected(double value, double tolerance) : value_(value), tolerance_(tolerance) {}
+
     void add_product(float a, float b) {
         value_ += static_cast<double>(a) * b;
         magnitude_ += std::fabs(static_cast<double>(a) * b);
@@ -101,6 +105,7 @@ class Expected {
         }
     }
 
+    double value() const { return value_; }
     bool matches(float got) const { return std::fabs(static_cast<double>(got) - value_) <= tolerance_; }
     std::string text() const {
         return ": expected " + std::to_string(value_) + " within " + std::to_string(tolerance_);
@@ -111,5 +116,13 @@ class Expected {
     double value_ = 0, magnitude_ = 0, tolerance_ = 0;
     int64_t terms_ = 0;
 };
+
+/// For StrassenPlan. Elements of A and B are at most 1, so those of each factor are at most 2, and those of a product
+/// over K/2 at most 2K. Four products make an element of C: beside their sums of K/2 terms, both factors are rounded
+/// once, and a product is added to C at most 4 times, and once for each chunk of K (no more than k/128).
+inline double strassen_tolerance(int64_t k) {
+    const auto terms = static_cast<double>(k / 2 + 2 + 4 + k / 128 + 1);
+    return 4 * terms * std::numeric_limits<float>::epsilon() / 2 * 2 * static_cast<double>(k);
+}
 
 }  // namespace planish::cpu::testing

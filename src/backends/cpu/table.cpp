@@ -18,8 +18,8 @@ struct Row {
 constexpr Row kRows[] = {
     {"Conv", {&kConvDepthwise, &kConvWinograd, &kConvJit, &kReference}},
     {"ConvTranspose", {&kConvTranspose, &kReference}},
-    {"Gemm", {&kGemm, &kReference}},
-    {"MatMul", {&kGemm, &kBatchedMatMul, &kReference}},
+    {"Gemm", {&kGemm, &kStrassen, &kReference}},
+    {"MatMul", {&kGemm, &kStrassen, &kBatchedMatMul, &kReference}},
     {"Attention", {&kAttention, &kReference}},
     {"Softmax", {&kSoftmax, &kReference}},
     {"LogSoftmax", {&kLogSoftmax, &kReference}},

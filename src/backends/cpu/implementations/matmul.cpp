@@ -5,6 +5,7 @@
 
 #include "backends/cpu/epilogue.hpp"
 #include "backends/cpu/jit/gemm.hpp"
+#include "backends/cpu/jit/strassen.hpp"
 #include "base/thread_pool.hpp"
 
 namespace planish::cpu::families {
@@ -72,32 +73,87 @@ Refusal can_multiply(const RegionView& region, const Environment& environment) {
     return Refusal::none;
 }
 
-std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, const Environment& environment) {
+/// B as the plan reads it. `packing` is the grammar of its layout, `pack(b, ldb, packed)` writes so many floats.
+template <typename Pack>
+Tensor pack_weights(const RegionView& region, const Product& product, const Environment& environment,
+                    const std::string& packing, int64_t floats, const Pack& pack) {
+    const auto weights = region.constant(region.root().input(1));
+    return environment.packed->get(weights, packing + (product.transposed ? " transposed=1" : " transposed=0"), [&] {
+        Tensor made(DType::f32, {floats});
+        pack(weights->data<float>().data(), product.transposed ? product.shape.k : product.shape.n,
+             made.data<float>().data());
+        return made;
+    });
+}
+
+/// What both kinds of plan have in common; `run` is given the plan, A, packed B, operands and the launch.
+template <typename Plan, typename Run>
+std::unique_ptr<Kernel> make_product(const RegionView& region, std::shared_ptr<const Plan> plan, const Tensor& packed,
+                                     const Run& run) {
     const Node& root = region.root();
     const Product product = *product_of(root);
     const Epilogue epilogue = *gemm_epilogue(region, product);
-    auto plan = std::make_shared<const GemmPlan>(product.shape, epilogue.ops, environment.isa);
     const int a = region.input_index(root.input(0)), b = region.input_index(root.input(1));
-    const auto weights = region.constant(root.input(1));
-    const PackLayout& layout = plan->b_layout();
-    const std::string key = fmt::format("gemm k={} n={} nr={} vector={} transposed={}", layout.k, layout.n, layout.nr,
-                                        layout.vector, product.transposed ? 1 : 0);
-    const Tensor packed = environment.packed->get(weights, key, [&] {
-        Tensor made(DType::f32, {layout.size()});
-        pack_b(weights->data<float>().data(), product.transposed ? layout.k : layout.n, product.transposed, layout,
-               made.data<float>().data());
-        return made;
-    });
-    auto kernel = make_kernel("", [plan, packed, epilogue, a](const Launch& launch) {
+    auto kernel = make_kernel("", [plan, packed, epilogue, a, run](const Launch& launch) {
         const float* operands[kMaxOperands + 1];
-        plan->run(launch.f32(a), packed.data<float>().data(), launch.out_f32(),
-                  operand_pointers(launch, epilogue.operands, operands), *launch.pool, launch.threads);
+        run(*plan, launch.f32(a), packed.data<float>().data(), operand_pointers(launch, epilogue.operands, operands),
+            launch);
     });
-    kernel->name = fmt::format("gemm_f32_nr{}_{}", layout.nr, to_string(environment.isa));
     kernel->flops = 2 * product.shape.m * product.shape.n * product.shape.k;
     kernel->consumed = {b};
-    kernel->in_place = reusable_operands(epilogue, {a});
     return kernel;
+}
+
+using Operands = std::span<const float* const>;
+
+std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, const Environment& environment) {
+    const Product product = *product_of(region.root());
+    const Epilogue epilogue = *gemm_epilogue(region, product);
+    auto plan = std::make_shared<const GemmPlan>(product.shape, epilogue.ops, environment.isa);
+    const PackLayout& layout = plan->b_layout();
+    const std::string packing =
+        fmt::format("gemm k={} n={} nr={} vector={}", layout.k, layout.n, layout.nr, layout.vector);
+    const Tensor packed =
+        pack_weights(region, product, environment, packing, layout.size(),
+                     [&](const float* b, int64_t ldb, float* to) { pack_b(b, ldb, product.transposed, layout, to); });
+    auto kernel =
+        make_product(region, plan, packed,
+                     [](const GemmPlan& p, const float* a, const float* b, Operands operands, const Launch& launch) {
+                         p.run(a, b, launch.out_f32(), operands, *launch.pool, launch.threads);
+                     });
+    kernel->name = fmt::format("gemm_f32_nr{}_{}", layout.nr, to_string(environment.isa));
+    kernel->in_place = reusable_operands(epilogue, {region.input_index(region.root().input(0))});
+    return kernel;
+}
+
+Refusal can_halve(const RegionView& region, const Environment& environment) {
+    if (const Refusal refusal = can_multiply(region, environment); refusal != Refusal::none) return refusal;
+    const Product product = *product_of(region.root());
+    return StrassenPlan::fits(product.shape, environment.isa) ? Refusal::none : Refusal::shape_not_handled;
+}
+
+std::unique_ptr<Kernel> compile_strassen(const RegionView& region, const Layouts&, const Environment& environment) {
+    const Product product = *product_of(region.root());
+    auto plan =
+        std::make_shared<const StrassenPlan>(product.shape, gemm_epilogue(region, product)->ops, environment.isa);
+    const Tensor packed =
+        pack_weights(region, product, environment, plan->packing(), plan->packed_size(),
+                     [&](const float* b, int64_t ldb, float* to) {
+                         plan->pack(b, ldb, product.transposed, to, ThreadPool::process(), environment.threads);
+                     });
+    auto kernel = make_product(
+        region, plan, packed,
+        [](const StrassenPlan& p, const float* a, const float* b, Operands operands, const Launch& launch) {
+            p.run(a, b, launch.out_f32(), operands, launch.workspace, *launch.pool, launch.threads);
+        });
+    kernel->name = fmt::format("gemm_f32_strassen_{}", to_string(environment.isa));
+    kernel->workspace = plan->workspace(environment.threads);
+    return kernel;
+}
+
+// Its bound on the error is weaker: only a measured gain speaks for it.
+bool strassen_pays(const RegionView&) {
+    return false;
 }
 
 // ---- batches of activations ----
@@ -177,6 +233,7 @@ std::unique_ptr<Kernel> compile_batch(const RegionView& region, const Layouts&, 
 }  // namespace
 
 const Implementation kGemm{"gemm_jit", can_multiply, plain_layouts, compile_gemm};
+const Implementation kStrassen{"gemm_strassen", can_halve, plain_layouts, compile_strassen, strassen_pays};
 const Implementation kBatchedMatMul{"batched_gemm_jit", can_batch, plain_layouts, compile_batch};
 
 }  // namespace planish::cpu::families

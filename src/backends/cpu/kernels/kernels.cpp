@@ -27,6 +27,7 @@ const KernelTable& kernels(Isa isa) {
             avx512::add_rows(t);
             avx512::add_image(t);
             avx512::add_attention(t);
+            avx512::add_blocks(t);
             return t;
         }();
         return table;
@@ -37,6 +38,7 @@ const KernelTable& kernels(Isa isa) {
             avx2::add_rows(t);
             avx2::add_image(t);
             avx2::add_attention(t);
+            avx2::add_blocks(t);
             return t;
         }();
         return table;
@@ -46,6 +48,7 @@ const KernelTable& kernels(Isa isa) {
         baseline::add_rows(t);
         baseline::add_image(t);
         baseline::add_attention(t);
+        baseline::add_blocks(t);
         return t;
     }();
     return table;

@@ -194,6 +194,34 @@ struct GruStepArgs {
     bool linear_before_reset = true;
 };
 
+/// Rows of floats, `stride` apart; those from `rows` on count as zeros.
+struct BlockView {
+    const float* data = nullptr;
+    int64_t stride = 0, rows = 0;
+};
+
+/// output = x + sign * y; sign 0: x alone. Items: rows of the output.
+struct BlockSumArgs {
+    BlockView x, y;
+    float sign = 0;
+    float* output = nullptr;
+    int64_t output_stride = 0, columns = 0;
+};
+
+/// target += sign * block, or = where the target is written for the first time. Items: rows of the block.
+struct BlockAddArgs {
+    struct Target {
+        float* data = nullptr;  ///< null: none
+        int64_t rows = 0;       ///< the block's rows from there on are dropped
+        float sign = 1;
+        bool first = false;
+    };
+    const float* block = nullptr;
+    int64_t stride = 0, columns = 0;
+    Target targets[2];
+    int64_t target_stride = 0;
+};
+
 /// One function for each kernel; [begin, end) are items as stated above.
 struct KernelTable {
     void (*softmax)(const SoftmaxArgs&, int64_t begin, int64_t end) = nullptr;
@@ -210,6 +238,8 @@ struct KernelTable {
     void (*attention)(const AttentionArgs&, int64_t begin, int64_t end, float* scratch) = nullptr;
     void (*lstm_step)(const LstmStepArgs&, int64_t begin, int64_t end) = nullptr;
     void (*gru_step)(const GruStepArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*block_sum)(const BlockSumArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*block_add)(const BlockAddArgs&, int64_t begin, int64_t end) = nullptr;
 };
 
 /// The best table that runs on `isa`; avx512_vnni shares avx512's. The caller vouches that the machine has it.
