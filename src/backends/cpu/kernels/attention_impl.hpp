@@ -18,22 +18,21 @@ constexpr int kPanel = kTileVectors * Vec::kWidth;
 constexpr int kTile = static_cast<int>(kAttentionTile);
 // With fewer queries than this, keys and values are used once and not worth packing.
 constexpr int64_t kFewQueries = 4;
-/// Weights below the least normal float count as 0: beside the weight 1 of the peak no sum could show them.
-constexpr float kLeastExponent = -87.0f;
 
 struct Matrix {
     const float* data;
     int64_t stride;
 };
 
-// c[r][j] += sum over k of a[r][k] * b[k][j] for kRows rows and kVectors vectors of columns.
-template <int kRows, int kVectors>
+// c[r][j] (+)= sum over k of a[r][k] * b[k][j] for kRows rows and kVectors vectors of columns.
+template <bool kAccumulate, int kRows, int kVectors>
 PLANISH_INLINE void multiply_tile(Matrix a, Matrix b, int64_t depth, float* c, int64_t c_stride) {
     Vec acc[kRows][kVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec::load(c + r * c_stride + v * Vec::kWidth);
+        for (int v = 0; v < kVectors; ++v)
+            acc[r][v] = kAccumulate ? Vec::load(c + r * c_stride + v * Vec::kWidth) : Vec::zero();
     const float* row = b.data;
     for (int64_t k = 0; k < depth; ++k, row += b.stride) {
         Vec columns[kVectors];
@@ -52,32 +51,33 @@ PLANISH_INLINE void multiply_tile(Matrix a, Matrix b, int64_t depth, float* c, i
         for (int v = 0; v < kVectors; ++v) acc[r][v].store(c + r * c_stride + v * Vec::kWidth);
 }
 
-template <int kVectors>
+template <bool kAccumulate, int kVectors>
 void multiply_rows(int rows, Matrix a, Matrix b, int64_t depth, float* c, int64_t c_stride) {
     switch (rows) {
         case 6:
-            return multiply_tile<6, kVectors>(a, b, depth, c, c_stride);
+            return multiply_tile<kAccumulate, 6, kVectors>(a, b, depth, c, c_stride);
         case 5:
-            return multiply_tile<5, kVectors>(a, b, depth, c, c_stride);
+            return multiply_tile<kAccumulate, 5, kVectors>(a, b, depth, c, c_stride);
         case 4:
-            return multiply_tile<4, kVectors>(a, b, depth, c, c_stride);
+            return multiply_tile<kAccumulate, 4, kVectors>(a, b, depth, c, c_stride);
         case 3:
-            return multiply_tile<3, kVectors>(a, b, depth, c, c_stride);
+            return multiply_tile<kAccumulate, 3, kVectors>(a, b, depth, c, c_stride);
         case 2:
-            return multiply_tile<2, kVectors>(a, b, depth, c, c_stride);
+            return multiply_tile<kAccumulate, 2, kVectors>(a, b, depth, c, c_stride);
         default:
-            return multiply_tile<1, kVectors>(a, b, depth, c, c_stride);
+            return multiply_tile<kAccumulate, 1, kVectors>(a, b, depth, c, c_stride);
     }
 }
 
 // The same for `vectors` <= kTileVectors.
+template <bool kAccumulate>
 PLANISH_INLINE void multiply(int rows, int64_t vectors, Matrix a, Matrix b, int64_t depth, float* c, int64_t c_stride) {
-    if (vectors == kTileVectors) return multiply_rows<kTileVectors>(rows, a, b, depth, c, c_stride);
+    if (vectors == kTileVectors) return multiply_rows<kAccumulate, kTileVectors>(rows, a, b, depth, c, c_stride);
     if constexpr (kTileVectors > 2) {
-        if (vectors == 3) return multiply_rows<3>(rows, a, b, depth, c, c_stride);
-        if (vectors == 2) return multiply_rows<2>(rows, a, b, depth, c, c_stride);
+        if (vectors == 3) return multiply_rows<kAccumulate, 3>(rows, a, b, depth, c, c_stride);
+        if (vectors == 2) return multiply_rows<kAccumulate, 2>(rows, a, b, depth, c, c_stride);
     }
-    multiply_rows<1>(rows, a, b, depth, c, c_stride);
+    multiply_rows<kAccumulate, 1>(rows, a, b, depth, c, c_stride);
 }
 
 PLANISH_INLINE int64_t round_up(int64_t x, int64_t to) {
@@ -133,51 +133,65 @@ PLANISH_INLINE void dot_keys(int rows, Matrix query, Matrix keys, int64_t n, int
     }
 }
 
-// One row of raw scores -> exp(score - peak), n of them; updates the query's m and l, returns the correction of o.
-PLANISH_INLINE float exponentials(const AttentionArgs& args, const float* mask, float* scores, int64_t n, float& m,
-                                  float& l) {
-    const Vec scale = Vec::all(args.scale), lowest = Vec::all(-kInfinity);
-    Vec tops[2] = {lowest, lowest};
-    const auto score = [&](int64_t i, int64_t count) {
-        Vec s = load(scores + i, count) * scale;
-        if (args.softcap != 0) s = Vec::all(args.softcap) * tanh(s * Vec::all(1.0f / args.softcap));
-        if (mask) s = s + load(mask + i, count);
-        if (count != Vec::kWidth) s = s.keep(count, lowest);
-        store(s, scores + i, count);
-        return s;
-    };
-    int64_t i = 0;
-    for (; i + 2 * Vec::kWidth <= n; i += 2 * Vec::kWidth) {
-        tops[0] = max(score(i, Vec::kWidth), tops[0]);
-        tops[1] = max(score(i + Vec::kWidth, Vec::kWidth), tops[1]);
-    }
-    for (; i < n; i += Vec::kWidth) tops[0] = max(score(i, min_of(n - i, Vec::kWidth)), tops[0]);
-    const float top = max_lanes(max(tops[0], tops[1]));
-    const float next = top > m ? top : m;
-    const float peak = next == -kInfinity ? 0.0f : next;  // all masked so far: every exponential is 0, not NaN
-    const float correction = max_lanes(exp_above(Vec::all(m - peak), kLeastExponent));
+/// Of a tile's queries; whole vectors.
+struct alignas(64) TileFloats {
+    float at[16] = {};
+};
 
-    const Vec shift = Vec::all(peak);
-    Vec sums[2] = {Vec::zero(), Vec::zero()};
-    const auto exponential = [&](int64_t k) {
-        const Vec p = exp_above(Vec::load(scores + k) - shift, kLeastExponent);
-        p.store(scores + k);
-        return p;
-    };
-    i = 0;
-    for (; i + 2 * Vec::kWidth <= n; i += 2 * Vec::kWidth) {
-        sums[0] = sums[0] + exponential(i);
-        sums[1] = sums[1] + exponential(i + Vec::kWidth);
+// Rows of raw scores -> exp(score - peak), the first seen[r] of each; updates the queries' m and l, returns the
+// corrections of o. Where only a positive scale stands between a score and its exponential, it is applied on the way.
+template <bool kOnlyScaled>
+PLANISH_INLINE TileFloats weigh_rows(const AttentionArgs& args, int rows, const float* mask, float* scores,
+                                     int64_t stride, const int64_t* seen, float* m, float* l) {
+    const Vec scale = Vec::all(args.scale), lowest = Vec::all(-kInfinity);
+    TileFloats peaks, shifts, corrections;
+    for (int r = 0; r < rows; ++r) {
+        float* row = scores + r * stride;
+        const float* row_mask = mask ? mask + r * args.mask_strides.row : nullptr;
+        Vec tops[2] = {lowest, lowest};
+        const auto score = [&](int64_t i, int64_t count) {
+            if constexpr (kOnlyScaled) return load(row + i, count, lowest);
+            Vec s = load(row + i, count) * scale;
+            if (args.softcap != 0) s = Vec::all(args.softcap) * tanh(s * Vec::all(1.0f / args.softcap));
+            if (row_mask) s = s + load(row_mask + i, count);
+            if (count != Vec::kWidth) s = s.keep(count, lowest);
+            store(s, row + i, count);
+            return s;
+        };
+        int64_t i = 0;
+        for (; i + 2 * Vec::kWidth <= seen[r]; i += 2 * Vec::kWidth) {
+            tops[0] = max(score(i, Vec::kWidth), tops[0]);
+            tops[1] = max(score(i + Vec::kWidth, Vec::kWidth), tops[1]);
+        }
+        for (; i < seen[r]; i += Vec::kWidth) tops[0] = max(score(i, min_of(seen[r] - i, Vec::kWidth)), tops[0]);
+        float top = max_lanes(max(tops[0], tops[1]));
+        if (kOnlyScaled) top *= args.scale;
+        const float next = top > m[r] ? top : m[r];
+        peaks.at[r] = next == -kInfinity ? 0.0f : next;  // all masked so far: every exponential is 0, not NaN
+        shifts.at[r] = m[r] - peaks.at[r];
+        m[r] = next;
     }
-    for (; i < n; i += Vec::kWidth) {
-        const int64_t count = min_of(n - i, Vec::kWidth);
-        const Vec p = exp_above(load(scores + i, count, lowest) - shift, kLeastExponent);
-        store(p, scores + i, count);
-        sums[0] = sums[0] + p;
+    for (int i = 0; i < rows; i += Vec::kWidth) exp_weight(Vec::load(shifts.at + i)).store(corrections.at + i);
+    for (int r = 0; r < rows; ++r) {
+        float* row = scores + r * stride;
+        const Vec shift = Vec::all(-peaks.at[r]);
+        const auto exponential = [&](int64_t k, int64_t count) {
+            Vec x = load(row + k, count, lowest);
+            x = kOnlyScaled ? fma(x, scale, shift) : x + shift;
+            const Vec p = exp_weight(x);
+            store(p, row + k, count);
+            return p;
+        };
+        Vec sums[2] = {Vec::zero(), Vec::zero()};
+        int64_t i = 0;
+        for (; i + 2 * Vec::kWidth <= seen[r]; i += 2 * Vec::kWidth) {
+            sums[0] = sums[0] + exponential(i, Vec::kWidth);
+            sums[1] = sums[1] + exponential(i + Vec::kWidth, Vec::kWidth);
+        }
+        for (; i < seen[r]; i += Vec::kWidth) sums[0] = sums[0] + exponential(i, min_of(seen[r] - i, Vec::kWidth));
+        l[r] = l[r] * corrections.at[r] + sum_lanes(sums[0] + sums[1]);
     }
-    m = next;
-    l = l * correction + sum_lanes(sums[0] + sums[1]);
-    return correction;
+    return corrections;
 }
 
 struct Scratch {
@@ -204,26 +218,28 @@ PLANISH_INLINE void attend_tile(const AttentionArgs& args, const KeyBlock& block
     if (block.packed) {
         for (int64_t first = 0; first < n; first += kPanel) {
             const int64_t width = min_of(kPanel, stride - first);
-            for (int r = 0; r < rows; ++r)
-                for (int64_t j = 0; j < width; j += Vec::kWidth) Vec::zero().store(scores + r * stride + first + j);
-            multiply(rows, width / Vec::kWidth, query, {block.keys.data + first * args.head_dim, width}, args.head_dim,
-                     scores + first, stride);
+            multiply<false>(rows, width / Vec::kWidth, query, {block.keys.data + first * args.head_dim, width},
+                            args.head_dim, scores + first, stride);
         }
     } else {
         dot_keys(rows, query, block.keys, n, args.head_dim, scores, stride);
     }
-    for (int r = 0; r < rows; ++r) {
-        float* row = scores + r * stride;
-        const int64_t seen = visible(r);
-        const float* row_mask = mask ? mask + r * args.mask_strides.row + block.first_key : nullptr;
-        const Vec correction = Vec::all(exponentials(args, row_mask, row, seen, m[r], l[r]));
-        for (int64_t k = seen; k < n; ++k) row[k] = 0;
-        for (int64_t d = 0; d < o_stride; d += Vec::kWidth)
-            (Vec::load(o + r * o_stride + d) * correction).store(o + r * o_stride + d);
+    int64_t seen[kTile];
+    for (int r = 0; r < rows; ++r) seen[r] = visible(r);
+    const float* block_mask = mask ? mask + block.first_key : nullptr;
+    const bool only_scaled = mask == nullptr && args.softcap == 0 && args.scale > 0;
+    const TileFloats corrections = only_scaled ? weigh_rows<true>(args, rows, nullptr, scores, stride, seen, m, l)
+                                               : weigh_rows<false>(args, rows, block_mask, scores, stride, seen, m, l);
+    for (int r = 0; r < rows; ++r)
+        for (int64_t k = seen[r]; k < n; ++k) scores[r * stride + k] = 0;
+    if (block.first_key != 0) {
+        for (int r = 0; r < rows; ++r)
+            for (int64_t d = 0; d < o_stride; d += Vec::kWidth)
+                (Vec::load(o + r * o_stride + d) * Vec::all(corrections.at[r])).store(o + r * o_stride + d);
     }
     for (int64_t d = 0; d < o_stride; d += kPanel)
-        multiply(rows, min_of(kPanel, o_stride - d) / Vec::kWidth, {scores, stride},
-                 {block.values.data + d, block.values.stride}, n, o + d, o_stride);
+        multiply<true>(rows, min_of(kPanel, o_stride - d) / Vec::kWidth, {scores, stride},
+                       {block.values.data + d, block.values.stride}, n, o + d, o_stride);
 }
 
 void attention(const AttentionArgs& args, int64_t begin, int64_t end, float* scratch) {

@@ -28,6 +28,8 @@
 namespace planish::cpu::PLANISH_ISA {
 
 constexpr float kInfinity = __builtin_inff();
+/// 1.5 * 2^23: x + kIntegerShift rounds x to an integer, which the low bits of the sum hold.
+constexpr float kIntegerShift = 12582912.0f;
 
 PLANISH_INLINE int64_t min_of(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -95,6 +97,11 @@ PLANISH_INLINE Vec scale_by_power(Vec a, Vec n) {
 PLANISH_INLINE Vec if_negative(Vec x, Vec a, Vec b) {
     return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ), a.v)};
 }
+/// a * 2^n for normal a and results, where n was added to kIntegerShift.
+PLANISH_INLINE Vec add_to_exponent(Vec a, Vec n) {
+    const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(n.v), 23);
+    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), shifted))};
+}
 PLANISH_INLINE bool any_nan(Vec a) {
     return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) != 0;
 }
@@ -161,6 +168,10 @@ PLANISH_INLINE Vec scale_by_power(Vec a, Vec n) {
 }
 PLANISH_INLINE Vec if_negative(Vec x, Vec a, Vec b) {
     return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ))};
+}
+PLANISH_INLINE Vec add_to_exponent(Vec a, Vec n) {
+    const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
+    return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), shifted))};
 }
 PLANISH_INLINE bool any_nan(Vec a) {
     return _mm256_movemask_ps(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)) != 0;
@@ -234,18 +245,18 @@ PLANISH_INLINE Vec if_negative(Vec x, Vec a, Vec b) {
     const __m128 negative = _mm_cmplt_ps(x.v, _mm_setzero_ps());
     return {_mm_or_ps(_mm_and_ps(negative, a.v), _mm_andnot_ps(negative, b.v))};
 }
+PLANISH_INLINE Vec add_to_exponent(Vec a, Vec n) {
+    const __m128i shifted = _mm_slli_epi32(_mm_castps_si128(n.v), 23);
+    return {_mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(a.v), shifted))};
+}
 PLANISH_INLINE bool any_nan(Vec a) {
     return _mm_movemask_ps(_mm_cmpunord_ps(a.v, a.v)) != 0;
 }
 
 #endif
 
-/// e^x within about 1 ulp; 0 below -104, infinity above 89, NaN for NaN.
-/// x = n ln 2 + r with |r| <= ln(2) / 2, e^r by a polynomial of degree 7 (coefficients of Cephes' expf).
-PLANISH_INLINE Vec exp(Vec x) {
-    // The constant first: min and max return their second operand, here x, where one is NaN.
-    x = max(Vec::all(-104.0f), min(Vec::all(89.0f), x));
-    const Vec n = round_even(x * Vec::all(1.44269504088896341f));
+/// e^(x - n ln 2) for integral n, |x - n ln 2| <= ln(2) / 2: a polynomial of degree 7 (coefficients of Cephes' expf).
+PLANISH_INLINE Vec exp_polynomial(Vec x, Vec n) {
     Vec r = fma(n, Vec::all(-0.693359375f), x);
     r = fma(n, Vec::all(2.12194440e-4f), r);
     Vec p = Vec::all(1.9875691500e-4f);
@@ -254,8 +265,15 @@ PLANISH_INLINE Vec exp(Vec x) {
     p = fma(p, r, Vec::all(4.1665795894e-2f));
     p = fma(p, r, Vec::all(1.6666665459e-1f));
     p = fma(p, r, Vec::all(5.0000001201e-1f));
-    p = fma(p, r * r, r) + Vec::all(1.0f);
-    return scale_by_power(p, n);
+    return fma(p, r * r, r) + Vec::all(1.0f);
+}
+
+/// e^x within about 1 ulp; 0 below -104, infinity above 89, NaN for NaN.
+PLANISH_INLINE Vec exp(Vec x) {
+    // The constant first: min and max return their second operand, here x, where one is NaN.
+    x = max(Vec::all(-104.0f), min(Vec::all(89.0f), x));
+    const Vec n = round_even(x * Vec::all(1.44269504088896341f));
+    return scale_by_power(exp_polynomial(x, n), n);
 }
 
 /// e^x, and 0 for x below `least`, which is never computed: results that underflow are slow on many processors, and
@@ -263,6 +281,16 @@ PLANISH_INLINE Vec exp(Vec x) {
 PLANISH_INLINE Vec exp_above(Vec x, float least) {
     const Vec above = x - Vec::all(least);
     return if_negative(above, Vec::zero(), exp(if_negative(above, Vec::zero(), x)));
+}
+
+/// e^x of a softmax's x <= 0 within about 1 ulp, NaN for NaN. Below e^-86 it is 0: beside the weight 1 of the peak no
+/// sum could show it, and above, results are normal numbers, so that n can be added to the exponent's bits.
+PLANISH_INLINE Vec exp_weight(Vec x) {
+    const Vec above = x + Vec::all(86.0f);
+    x = if_negative(above, Vec::zero(), x);
+    const Vec shifted = fma(x, Vec::all(1.44269504088896341f), Vec::all(kIntegerShift));
+    const Vec n = shifted - Vec::all(kIntegerShift);
+    return if_negative(above, Vec::zero(), add_to_exponent(exp_polynomial(x, n), shifted));
 }
 
 PLANISH_INLINE Vec sigmoid(Vec x) {
