@@ -236,8 +236,7 @@ void ConvPlan::run(const float* x, const float* packed_weights, float* y, std::s
         static_cast<int>(std::min<double>(std::max(1.0, flops / kFlopsPerThread), std::min(max_threads, pool.size())));
 
     if (impl.flat) {
-        const TaskGrid grid =
-            split_tasks(loop.tiles(), loop.layout().panels(), s.n * oh * ow, impl.group_oc(), threads);
+        const TaskGrid grid = split_tasks(loop.tiles(), loop.panels(), s.n * oh * ow, impl.group_oc(), threads);
         const auto run_part = [&](int64_t task, int) {
             TileLoop::Call call;
             grid.bounds(task % grid.tasks(), call);
@@ -270,7 +269,7 @@ void ConvPlan::run(const float* x, const float* packed_weights, float* y, std::s
         lines = std::clamp(ceil_div(oh, wanted), fewest, lines);
     }
     const int64_t blocks = ceil_div(oh, lines);
-    TaskGrid grid{loop.tiles(), loop.layout().panels(), 1, 1};
+    TaskGrid grid{loop.tiles(), loop.panels(), 1, 1};
     if (threads > 1 && s.n * blocks < threads * 2) {
         grid.panel_tasks = std::min(grid.panels, ceil_div(int64_t{threads} * 2, s.n * blocks));
     }
@@ -292,7 +291,7 @@ void ConvPlan::run(const float* x, const float* packed_weights, float* y, std::s
 void ConvPlan::run_rows(const float* x, const float* packed_weights, float* y, std::span<const float* const> operands,
                         void* workspace, int64_t begin, int64_t end) const {
     if (impl_->flat) fail(ErrorCode::internal, "a convolution was run by rows that was not planned for it");
-    const TaskGrid grid{impl_->loop.tiles(), impl_->loop.layout().panels(), 1, 1};
+    const TaskGrid grid{impl_->loop.tiles(), impl_->loop.panels(), 1, 1};
     for (int64_t row = begin; row < end; row += impl_->block_lines)
         impl_->run_block(x, packed_weights, y, operands.data(), static_cast<float*>(workspace), 0, row,
                          std::min(impl_->block_lines, end - row), grid, 0);

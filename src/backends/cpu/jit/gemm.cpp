@@ -53,7 +53,7 @@ struct GemmPlan::Impl {
         call.lda = shape.lda * 4;
         call.ldc = shape.ldc * 4;
         call.last_tile = loop.tiles();
-        call.last_panel = loop.layout().panels();
+        call.last_panel = loop.panels();
         return call;
     }
 };
@@ -91,7 +91,7 @@ void GemmPlan::run(const float* a, const float* packed_b, float* c, std::span<co
     const int threads =
         useful_threads(static_cast<double>(s.m), static_cast<double>(s.n), static_cast<double>(s.k), max_threads, pool);
     if (threads <= 1) return run_serial(a, packed_b, c, operands);
-    const TaskGrid grid = split_tasks(loop.tiles(), loop.layout().panels(), s.m, s.n, threads);
+    const TaskGrid grid = split_tasks(loop.tiles(), loop.panels(), s.m, s.n, threads);
     pool.parallel_for(grid.tasks(), threads, [&](int64_t task, int) {
         TileLoop::Call call = impl_->call(a, packed_b, c, operands.data());
         grid.bounds(task, call);
@@ -113,7 +113,8 @@ BatchedGemmPlan::BatchedGemmPlan(const BatchedGemmShape& shape, PostOps post_ops
     if (impl->shape.lda == 0) impl->shape.lda = shape.k;
     if (impl->shape.ldb == 0) impl->shape.ldb = shape.b_transposed ? shape.k : shape.n;
     if (impl->shape.ldc == 0) impl->shape.ldc = shape.n;
-    impl->loop = TileLoop({shape.m, shape.n, shape.k, 1}, post_ops, isa, {});
+    const TileLoop::Problem problem{shape.m, shape.n, shape.k, 1};
+    impl->loop = TileLoop(problem, post_ops, isa, choose_panel_width(isa, problem));
     impl_ = std::move(impl);
 }
 
@@ -138,7 +139,7 @@ void BatchedGemmPlan::run(const float* a, const float* b, float* c, const Batche
     const PackLayout& layout = loop.layout();
     const int threads = useful_threads(static_cast<double>(s.m), static_cast<double>(s.batch * s.n),
                                        static_cast<double>(s.k), max_threads, pool);
-    const int64_t panels = layout.panels();
+    const int64_t panels = loop.panels();
     const auto run_panel = [&](int64_t task, int thread) {
         const auto i = static_cast<size_t>(task / panels);
         const int64_t panel = task % panels;

@@ -147,6 +147,11 @@ class GemmKernelGenerator : public JitCode {
         mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
 
         Xbyak::Label next_segment, unrolled, remainder, single, done;
+        if (key_.streams) {
+            mov(stride_, ptr[arg(offsetof(GemmKernelArgs, b_stream))]);
+            mov(streams_.bases[0], b_);
+            streams_.emit_spread(*this, tile_.vectors, counter_);
+        }
         L(next_segment);
         mov(row_[0], ptr[segment_]);
         add(row_[0], a_);
@@ -180,7 +185,8 @@ class GemmKernelGenerator : public JitCode {
 
     void advance(int steps) {
         for (int j = 0; 3 * j < tile_.rows; ++j) add(row_[static_cast<size_t>(j)], 4 * steps);
-        add(b_, tile_.vectors * vector_bytes_ * steps);
+        if (!key_.streams) return add(b_, tile_.vectors * vector_bytes_ * steps);
+        for (int j = 0; 3 * j < tile_.vectors; ++j) add(streams_.bases[static_cast<size_t>(j)], vector_bytes_ * steps);
     }
 
     /// acc(i, v) += A(i, k + step) * B(k + step, v)
@@ -191,7 +197,8 @@ class GemmKernelGenerator : public JitCode {
         if (tile_.rows == 1) {
             vbroadcastss(reg(first_free), ptr[rows.at(0, 4 * step)]);
             for (int v = 0; v < tile_.vectors; ++v) {
-                vfmadd231ps(reg(v), reg(first_free), ptr[b_ + b_bytes + v * vector_bytes_]);
+                const RegExp b = key_.streams ? streams_.at(v, step * vector_bytes_) : b_ + b_bytes + v * vector_bytes_;
+                vfmadd231ps(reg(v), reg(first_free), ptr[b]);
             }
             return;
         }
@@ -242,6 +249,8 @@ class GemmKernelGenerator : public JitCode {
     const Reg64 prefetch_ = r14;
     const Reg64 a_ = rbx;  // the tile's first row
     const Reg64 c_ = rbp;
+    // One row needs one base, so the others and the row stride's register address the streams of B.
+    const RowPointers streams_ = {{r9, r10, r11, r12}, rsi};
 };
 
 struct KeyHash {
@@ -251,7 +260,7 @@ struct KeyHash {
         mix(static_cast<uint64_t>(key.isa));
         mix(static_cast<uint64_t>(key.rows) << 16 | static_cast<uint64_t>(key.vectors) << 8 |
             static_cast<uint64_t>(key.masked) << 1 | static_cast<uint64_t>(key.prefetch_lines) << 32 |
-            static_cast<uint64_t>(key.accumulate));
+            static_cast<uint64_t>(key.accumulate) | static_cast<uint64_t>(key.streams) << 2);
         for (const PostOp& op : key.post_ops) {
             uint32_t alpha = 0, beta = 0;
             std::memcpy(&alpha, &op.alpha, 4);
@@ -267,7 +276,7 @@ struct KeyHash {
 struct KeyEqual {
     bool operator()(const GemmKernelKey& x, const GemmKernelKey& y) const {
         if (x.isa != y.isa || x.rows != y.rows || x.vectors != y.vectors || x.masked != y.masked ||
-            x.accumulate != y.accumulate || x.prefetch_lines != y.prefetch_lines ||
+            x.accumulate != y.accumulate || x.streams != y.streams || x.prefetch_lines != y.prefetch_lines ||
             x.post_ops.size() != y.post_ops.size()) {
             return false;
         }
@@ -298,7 +307,8 @@ GemmKernel gemm_kernel(const GemmKernelKey& key) {
     // Kernels live as long as the process: plans of any thread may hold them, even while it exits.
     static auto& kernels =
         *new std::unordered_map<GemmKernelKey, std::unique_ptr<GemmKernelGenerator>, KeyHash, KeyEqual>;
-    if (key.rows < 1 || key.rows > max_tile_rows(key.isa, key.vectors)) {
+    const int most = key.streams ? static_cast<int>(key.vectors <= kMaxStreams) : max_tile_rows(key.isa, key.vectors);
+    if (key.rows < 1 || key.rows > most) {
         fail(ErrorCode::internal, "no tile of " + std::to_string(key.rows) + " rows and " +
                                       std::to_string(key.vectors) + " vectors on " + std::string(to_string(key.isa)));
     }
@@ -322,6 +332,7 @@ std::string kernel_name(const GemmKernelKey& key) {
                        std::to_string(key.vectors * vector_floats(key.isa)) + "_" + std::string(to_string(key.isa));
     if (key.accumulate) name += "_acc";
     if (key.masked) name += "_masked";
+    if (key.streams) name += "_streams";
     return name;
 }
 

@@ -27,6 +27,7 @@ struct GemmKernelArgs {
     int64_t column_offset = 0;               ///< of the tile's first column in a channel operand
     int64_t tensor_offset = 0;               ///< of C's first element from the base of a tensor operand
     const void* prefetch = nullptr;          ///< what to bring towards L2 meanwhile: the next panel
+    int64_t b_stream = 0;                    ///< of `streams`: between the vectors of a row of B
     int64_t tail = 0;                        ///< valid lanes of the last vector, when masked
 };
 
@@ -36,6 +37,7 @@ struct GemmKernelKey {
     int vectors = 1;          ///< vector registers in a tile's width
     bool masked = false;      ///< the last vector is only partly valid: `tail` lanes
     bool accumulate = false;  ///< begin from C instead of zero
+    bool streams = false;     ///< one row; each vector of B's columns is a panel of its own
     int prefetch_lines = 0;   ///< cache lines prefetched for every kPrefetchSteps steps of k
     PostOps post_ops;
 
@@ -48,7 +50,7 @@ using GemmKernel = void (*)(const GemmKernelArgs*);
 
 /// The most rows a tile of that width may have on that ISA; 0 when the width itself is too large.
 int max_tile_rows(Isa isa, int vectors);
-constexpr int kMaxTileVectors = 6;
+constexpr int kMaxTileVectors = 6, kMaxStreams = 8;
 
 /// Generates the kernel, or returns the one that this process has generated before. Thread-safe.
 GemmKernel gemm_kernel(const GemmKernelKey& key);

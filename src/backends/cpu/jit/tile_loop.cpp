@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kPanelBlockBytes = 128 * 1024;  // one K block of one panel
 constexpr int64_t kGroupBytes = 768 * 1024;       // A's rows of one group, of the same K block
+constexpr int64_t kStreams = kMaxStreams;         // panels of one vector that a single row reads side by side
 
 /// The generator whose vectors hold that many floats.
 constexpr Isa kernel_isa(int vector) {
@@ -89,6 +90,9 @@ PanelWidth choose_panel_width(Isa isa, const TileLoop::Problem& problem) {
 }
 
 TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, PanelWidth width) : problem_(problem) {
+    // One row reads B once and multiplies little: memory is the limit, and several streams bring more of it than one.
+    const bool streams = width.nr == 0 && problem.rows * problem.lines == 1;
+    if (streams) width = {vector_floats(isa), vector_floats(isa)};
     if (width.nr == 0) width = choose_panel_width(isa, problem);
     if (width.vector > vector_floats(isa) || width.vector < 8 || width.nr % width.vector != 0 ||
         max_tile_rows(kernel_isa(width.vector), width.nr / width.vector) < 1) {
@@ -98,6 +102,7 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     }
     layout_ = {problem.k * problem.segments, problem.n, width.nr, width.vector};
     if (problem.rows == 0 || problem.n == 0) return;
+    if (streams) joined_ = kStreams;
     // A matrix narrower than a panel has one panel of fewer vectors, which allow more rows.
     width.nr = static_cast<int32_t>(layout_.width(0));
     const Tiling tiling(problem, width);
@@ -110,7 +115,7 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     const auto late = std::find_if(post_ops.begin(), post_ops.end(), [](const PostOp& op) { return !is_addition(op); });
     const bool late_tensor =
         std::any_of(late, post_ops.end(), [](const PostOp& op) { return has_tensor_operand(op.kind); });
-    if (late_tensor) {
+    if (late_tensor || streams) {
         blocks_.push_back({0, problem_.segments, 0, problem_.k});
     } else {
         split_k();
@@ -120,14 +125,14 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     group_tiles_ = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, a_bytes_per_tile));
 
     // While a panel's tiles are computed, the next panel is brought into L2. A matrix of few rows reads its panels as
-    // one stream, which the processor follows by itself.
+    // streams, which the processor follows by itself.
     const int64_t sharing = tiles_ * problem.lines, lines_of_panel = layout_.nr * 4 * kPrefetchSteps / 64;
     prefetch_lines_ = sharing * tile_rows_ < 8 ? 0 : std::min<int64_t>(ceil_div(lines_of_panel, sharing), 8);
     generate_kernels({post_ops.begin(), late}, {late, post_ops.end()});
 }
 
 void TileLoop::generate_kernels(const PostOps& early, const PostOps& late) {
-    const int64_t last = layout_.panels() - 1;
+    const int64_t last = panels() - 1, panel_vectors = joined_ * layout_.nr / layout_.vector;
     for (const Stage stage : {whole_k, first_block, middle_block, last_block}) {
         if ((stage == whole_k) != (blocks_.size() == 1)) continue;
         if (stage == middle_block && blocks_.size() < 3) continue;
@@ -135,11 +140,13 @@ void TileLoop::generate_kernels(const PostOps& early, const PostOps& late) {
             for (const Tile tile : {small_tile, large_tile}) {
                 if (tile == large_tile && large_tiles_ == 0) continue;
                 if (panel == full_panel && last == 0) continue;
-                const int64_t p = panel == full_panel ? 0 : last;
                 GemmKernelKey key;
                 key.isa = kernel_isa(layout_.vector);
                 key.rows = static_cast<int>(tile_rows_ + (tile == large_tile ? 1 : 0));
-                key.vectors = static_cast<int>(layout_.width(p) / layout_.vector);
+                key.vectors =
+                    static_cast<int>(std::min(panel_vectors, layout_.columns() / layout_.vector -
+                                                                 (panel == last_panel ? last * panel_vectors : 0)));
+                key.streams = joined_ > 1;
                 key.masked = panel == last_panel && problem_.n % layout_.vector != 0;
                 key.prefetch_lines = static_cast<int>(prefetch_lines_);
                 key.accumulate = stage == middle_block || stage == last_block;
@@ -215,7 +222,7 @@ void TileLoop::run(const Call& call) const {
                 const KBlock& next_block = blocks_[static_cast<size_t>(wraps ? (i + 1) % rows_of_b : i)];
                 const int64_t next_panel = wraps ? call.first_panel : panel + 1;
                 const float* next =
-                    call.b + layout_.panel_offset(next_panel) +
+                    call.b + layout_.panel_offset(next_panel * joined_) +
                     (next_block.first_segment * problem_.k + next_block.offset) * layout_.width(next_panel);
                 if (wraps && i + 1 == rows_of_b && last == call.last_tile && call.next != nullptr) next = call.next;
                 run_panel(call, block, stage, panel, first, last, next);
@@ -226,12 +233,13 @@ void TileLoop::run(const Call& call) const {
 
 void TileLoop::run_panel(const Call& call, const KBlock& block, Stage stage, int64_t panel, int64_t first_tile,
                          int64_t last_tile, const float* next) const {
-    const Panel kind = panel + 1 == layout_.panels() ? last_panel : full_panel;
-    const int64_t width = layout_.width(panel);
-    const int64_t column = panel * layout_.nr;
+    const Panel kind = panel + 1 == panels() ? last_panel : full_panel;
+    const int64_t width = layout_.width(panel * joined_);
+    const int64_t column = panel * joined_ * layout_.nr;
     const int64_t k_before = block.first_segment * problem_.k + block.offset;
     GemmKernelArgs args;
-    args.b = call.b + layout_.panel_offset(panel) + k_before * width;
+    args.b = call.b + layout_.panel_offset(panel * joined_) + k_before * width;
+    args.b_stream = layout_.panel_offset(1) * 4;
     args.k = block.k;
     args.segments = block.segments;
     args.segment_offsets = call.segment_offsets + block.first_segment;
@@ -239,7 +247,7 @@ void TileLoop::run_panel(const Call& call, const KBlock& block, Stage stage, int
     args.ldc = call.ldc;
     args.operands = call.operands;
     args.column_offset = call.channel_offset + column * 4;
-    args.tail = (layout_.n - column) % layout_.vector;
+    args.tail = layout_.n % layout_.vector;
 
     const char* prefetch = reinterpret_cast<const char*>(next);
     const int64_t prefetched_per_tile = block.segments * (block.k / kPrefetchSteps) * prefetch_lines_ * 64;

@@ -50,6 +50,8 @@ class TileLoop {
 
     /// Tiles of a line: the first `large_tiles()` have tile_rows()+1 rows, the others tile_rows().
     int64_t tiles() const { return tiles_; }
+    /// What `Call` counts as panels: those of the layout, or some of them that a kernel reads side by side.
+    int64_t panels() const { return (layout_.panels() + joined_ - 1) / joined_; }
     int64_t first_row(int64_t tile) const { return tile * tile_rows_ + std::min(tile, large_tiles_); }
 
     void run(const Call& call) const;
@@ -72,6 +74,7 @@ class TileLoop {
     Problem problem_;
     PackLayout layout_;
     int64_t tiles_ = 0, tile_rows_ = 0, large_tiles_ = 0;
+    int64_t joined_ = 1;          ///< panels of the layout that one kernel call reads, each as a stream of its own
     int64_t group_tiles_ = 0;     ///< tiles that share one pass over the panels
     int64_t prefetch_lines_ = 0;  ///< of the next panel, in each kPrefetchSteps of k
     std::vector<KBlock> blocks_;

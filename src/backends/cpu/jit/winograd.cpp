@@ -266,7 +266,7 @@ void WinogradPlan::Impl::multiply(const float* weights, bool last_block, int64_t
     call.lda = shape.c * 4;
     call.ldc = shape.oc * 4;
     call.last_tile = products.tiles();
-    call.last_panel = products.layout().panels();
+    call.last_panel = products.panels();
     products.run(call);
 }
 
