@@ -1,6 +1,8 @@
 // PackedStore: look up, pack once, forget what nobody can ask for again.
 #include "backends/packed_store.hpp"
 
+#include <algorithm>
+
 namespace planish {
 
 Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
@@ -13,6 +15,30 @@ Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std
     Tensor packed = pack();
     entries_[key] = {constant, packed};
     return packed;
+}
+
+Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout, int64_t count,
+                        const std::function<void(std::span<float>)>& fill) {
+    return get(constant, layout, [&] {
+        Tensor made = allocate(count);
+        fill(made.data<float>());
+        return made;
+    });
+}
+
+// Slabs grow, so that a small network does not take the memory of a large one.
+Tensor PackedStore::allocate(int64_t count) {
+    constexpr size_t kFirstSlab = size_t{512} << 10, kSlab = size_t{8} << 20;
+    const auto bytes = static_cast<size_t>(byte_size(DType::f32, count));
+    const size_t rounded =
+        (bytes + AlignedBuffer::kAlignment - 1) / AlignedBuffer::kAlignment * AlignedBuffer::kAlignment;
+    if (slab_ == nullptr || slab_->size() - used_ < rounded) {
+        slab_ = std::make_shared<AlignedBuffer>(std::max(rounded, slab_ == nullptr ? kFirstSlab : kSlab));
+        used_ = 0;
+    }
+    const std::byte* at = slab_->data() + used_;
+    used_ += rounded;
+    return Tensor(DType::f32, {count}, at, slab_);
 }
 
 int64_t PackedStore::bytes() const {

@@ -5,9 +5,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 
+#include "base/aligned_buffer.hpp"
 #include "planish/tensor.hpp"
 
 namespace planish {
@@ -20,6 +22,11 @@ class PackedStore {
     /// "gemm k=768 n=3072 nr=32 transposed=0".
     Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
                const std::function<Tensor()>& pack);
+    /// As above, for `count` floats that `fill` writes, all of them. They lie one behind the other in the order of
+    /// their making, mostly in huge pages: a network that reads all its weights once a run would else miss the TLB at
+    /// each 4 KiB.
+    Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout, int64_t count,
+               const std::function<void(std::span<float>)>& fill);
     int64_t bytes() const;
 
   private:
@@ -27,7 +34,11 @@ class PackedStore {
         std::weak_ptr<const Tensor> constant;
         Tensor packed;
     };
+    Tensor allocate(int64_t count);
+
     mutable std::mutex mutex_;
+    std::shared_ptr<AlignedBuffer> slab_;  // that new tensors are cut from; it lives as long as they do
+    size_t used_ = 0;                      // bytes of it
     std::map<std::pair<const Tensor*, std::string>, Entry> entries_;
 };
 

@@ -7,8 +7,8 @@
 
 namespace planish {
 
-/// Uninitialised bytes, aligned to a cache line (64 bytes), or to 2 MiB with a huge-page hint from 4 MiB on.
-/// Memory for `size` rounded up to 64 is accessible, so a kernel may read a whole last vector.
+/// Uninitialised bytes, aligned to a cache line (64 bytes); from 1 MiB on whole pages of 2 MiB, with a hint to use
+/// them. Memory for `size` rounded up to 64 is accessible, so a kernel may read a whole last vector.
 class AlignedBuffer {
   public:
     static constexpr size_t kAlignment = 64;

@@ -85,19 +85,16 @@ Tensor packed_weights(const RegionView& region, const ConvPlan& plan, const Envi
     const PackLayout& layout = plan.weight_layout();
     const std::string key = fmt::format("conv k={} n={} nr={} vector={} groups={}", layout.k, layout.n, layout.nr,
                                         layout.vector, plan.shape().groups);
-    return environment.packed->get(weights, key, [&] {
-        Tensor made(DType::f32, {plan.packed_weight_size()});
-        plan.pack_weights(weights->data<float>().data(), made.data<float>().data());
-        return made;
+    return environment.packed->get(weights, key, plan.packed_weight_size(), [&](std::span<float> packed) {
+        plan.pack_weights(weights->data<float>().data(), packed.data());
     });
 }
 
 Tensor packed_weights(const RegionView& region, const DepthwisePlan& plan, const Environment& environment) {
     const auto weights = region.constant(region.root().input(1));
-    return environment.packed->get(weights, "depthwise", [&] {
-        Tensor made(DType::f32, {static_cast<int64_t>(depthwise_packed_size(plan.shape()))});
-        pack_depthwise_weights(plan.shape(), weights->data<float>().data(), made.data<float>().data());
-        return made;
+    const auto size = static_cast<int64_t>(depthwise_packed_size(plan.shape()));
+    return environment.packed->get(weights, "depthwise", size, [&](std::span<float> packed) {
+        pack_depthwise_weights(plan.shape(), weights->data<float>().data(), packed.data());
     });
 }
 
@@ -185,10 +182,8 @@ std::unique_ptr<Kernel> compile_winograd(const RegionView& region, const Layouts
     const PackLayout& layout = plan->weight_layout();
     const std::string key =
         fmt::format("winograd k={} n={} nr={} vector={}", layout.k, layout.n, layout.nr, layout.vector);
-    const Tensor packed = environment.packed->get(weights, key, [&] {
-        Tensor made(DType::f32, {plan->packed_weight_size()});
-        plan->pack_weights(weights->data<float>().data(), made.data<float>().data());
-        return made;
+    const Tensor packed = environment.packed->get(weights, key, plan->packed_weight_size(), [&](std::span<float> to) {
+        plan->pack_weights(weights->data<float>().data(), to.data());
     });
     auto kernel = make_kernel(fmt::format("conv_f32_winograd4x4_nr{}_{}", layout.nr, to_string(environment.isa)),
                               [plan, packed, epilogue, x](const Launch& launch) {

@@ -78,11 +78,9 @@ template <typename Pack>
 Tensor pack_weights(const RegionView& region, const Product& product, const Environment& environment,
                     const std::string& packing, int64_t floats, const Pack& pack) {
     const auto weights = region.constant(region.root().input(1));
-    return environment.packed->get(weights, packing + (product.transposed ? " transposed=1" : " transposed=0"), [&] {
-        Tensor made(DType::f32, {floats});
-        pack(weights->data<float>().data(), product.transposed ? product.shape.k : product.shape.n,
-             made.data<float>().data());
-        return made;
+    const std::string key = packing + (product.transposed ? " transposed=1" : " transposed=0");
+    return environment.packed->get(weights, key, floats, [&](std::span<float> packed) {
+        pack(weights->data<float>().data(), product.transposed ? product.shape.k : product.shape.n, packed.data());
     });
 }
 
