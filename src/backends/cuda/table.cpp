@@ -17,13 +17,17 @@ struct Row {
 
 constexpr Row kRows[] = {
     {"Conv", {&kReference}},
+    {"Attention", {&kAttention, &kAttentionSimt, &kReference}},
 };
 
+// Of regions of other kinds than their root op tells. Refused, they are dissolved.
+constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kOthers[] = {&kReference};
 
 }  // namespace
 
 std::span<const Implementation* const> implementations(const RegionView& region) {
+    if (region.has_body() && region.node().text("kind") == "attention") return kSlicedAttention;
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

@@ -55,10 +55,6 @@ inline __device__ float quad_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-inline __host__ __device__ constexpr int round_up(int x, int to) {
-    return (x + to - 1) / to * to;
-}
-
 /// The score in units of log2, from the product q.k and what the mask says.
 template <typename C>
 inline __device__ float score(float product, float scale, float softcap) {
@@ -117,8 +113,8 @@ inline __device__ void copy_rows(T* to, const T* anchor, At at) {
 
 template <typename C>
 struct AttentionTile {
-    static constexpr int kKeySize = attention_detail::round_up(C::kHeadDim, 16);
-    static constexpr int kValueSize = attention_detail::round_up(C::kValueDim, 16);
+    static constexpr int kKeySize = round_up(C::kHeadDim, 16);
+    static constexpr int kValueSize = round_up(C::kValueDim, 16);
     // Rows of 16 bytes times an odd number: eight rows at one column lie in eight different groups of banks.
     static constexpr int kKeyStride = kKeySize + 8, kValueStride = kValueSize + 8;
     static constexpr int kThreads = 32 * C::kRowWarps * C::kKeyWarps;

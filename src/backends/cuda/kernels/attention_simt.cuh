@@ -12,8 +12,8 @@ namespace planish {
 
 template <typename C>
 struct SimtAttentionTile {
-    static constexpr int kKeySize = attention_detail::round_up(C::kHeadDim, 4);
-    static constexpr int kValueSize = attention_detail::round_up(C::kValueDim, 32);
+    static constexpr int kKeySize = round_up(C::kHeadDim, 4);
+    static constexpr int kValueSize = round_up(C::kValueDim, 32);
     static constexpr int kKeyStride = kKeySize + 4, kValueStride = kValueSize + 4;
     static constexpr int kThreads = 128, kKeys = 32, kRows = 16 * C::kRowsOfThread, kWeightStride = kKeys + 4;
     static constexpr int kSharedBytes =

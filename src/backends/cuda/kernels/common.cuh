@@ -16,6 +16,10 @@
 
 namespace planish {
 
+inline __host__ __device__ constexpr int round_up(int x, int to) {
+    return (x + to - 1) / to * to;
+}
+
 // IEEE half and bfloat16 as they lie in memory; arithmetic is in float.
 struct f16 {
     unsigned short bits;
