@@ -60,7 +60,8 @@ void EpilogueEmitter::store(const RegExp& address, int src, bool masked, const E
     }
 }
 
-void EpilogueEmitter::apply(const PostOps& post_ops, const TileRegisters& tile, const EpilogueContext& context) {
+void EpilogueEmitter::apply(std::span<const PostOp> post_ops, const TileRegisters& tile,
+                            const EpilogueContext& context) {
     for (const PostOp& op : post_ops) {
         if (has_tensor_operand(op.kind)) {
             apply_tensor(op, tile, context);

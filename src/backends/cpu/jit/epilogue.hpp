@@ -4,6 +4,7 @@
 #include <xbyak/xbyak.h>
 
 #include <array>
+#include <span>
 #include <vector>
 
 #include "backends/cpu/isa.hpp"
@@ -52,7 +53,7 @@ class EpilogueEmitter {
   public:
     EpilogueEmitter(Xbyak::CodeGenerator& code, Isa isa);
 
-    void apply(const PostOps& post_ops, const TileRegisters& tile, const EpilogueContext& context);
+    void apply(std::span<const PostOp> post_ops, const TileRegisters& tile, const EpilogueContext& context);
     /// Loads and stores of a full vector, or of the valid lanes of the last one of a row (zero elsewhere).
     /// AVX2 code overwrites `mask_temp` with the mask.
     void load(int dst, const Xbyak::RegExp& address, bool masked, const EpilogueContext& context, int mask_temp);

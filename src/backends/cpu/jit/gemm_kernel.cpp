@@ -119,22 +119,36 @@ class GemmKernelGenerator : public JitCode {
         RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, b_);
     }
 
+    /// Whether the sums start at the bias, which saves adding it to each of them.
+    bool starts_at_bias() const {
+        return !key_.accumulate && !key_.post_ops.empty() && key_.post_ops[0].kind == PostOp::Kind::add_channel;
+    }
+
     // C's lines are fetched for writing before the products, so that the stores at the end find them in L1.
     void begin_accumulators() {
         point_rows_at(c_, offsetof(GemmKernelArgs, ldc));
         const RowPointers rows{row_, stride_};
+        if (starts_at_bias()) {
+            mov(counter_, ptr[arg(offsetof(GemmKernelArgs, operands))]);
+            mov(counter_, ptr[counter_ + key_.post_ops[0].operand * 8]);
+            add(counter_, ptr[arg(offsetof(GemmKernelArgs, column_offset))]);
+        }
         for (int i = 0; i < tile_.rows; ++i) {
             for (int v = 0; v < tile_.vectors; ++v) {
                 const int r = tile_.at(i, v);
                 if (key_.accumulate) {
                     epilogue_.load(r, rows.at(i, v * vector_bytes_), masked(v), context(), tile_.count());
+                    continue;
+                }
+                if (v * vector_bytes_ % 64 == 0) prefetchw(ptr[rows.at(i, v * vector_bytes_)]);
+                if (starts_at_bias() && i == 0) {
+                    epilogue_.load(r, counter_ + v * vector_bytes_, masked(v), context(), tile_.count());
+                } else if (starts_at_bias()) {
+                    vmovaps(reg(r), reg(tile_.at(0, v)));
+                } else if (r < 16) {
+                    vxorps(Xmm(r), Xmm(r), Xmm(r));
                 } else {
-                    if (v * vector_bytes_ % 64 == 0) prefetchw(ptr[rows.at(i, v * vector_bytes_)]);
-                    if (r < 16) {
-                        vxorps(Xmm(r), Xmm(r), Xmm(r));
-                    } else {
-                        vpxord(Zmm(r), Zmm(r), Zmm(r));
-                    }
+                    vpxord(Zmm(r), Zmm(r), Zmm(r));
                 }
             }
         }
@@ -220,7 +234,7 @@ class GemmKernelGenerator : public JitCode {
     void finish_tile() {
         mov(stride_, ptr[arg(offsetof(GemmKernelArgs, ldc))]);
         mov(counter_, ptr[rsp + kSlotTensorOffset]);
-        epilogue_.apply(key_.post_ops, tile_, context());
+        epilogue_.apply(std::span(key_.post_ops).subspan(starts_at_bias() ? 1 : 0), tile_, context());
         point_rows_at(c_, offsetof(GemmKernelArgs, ldc));
         const RowPointers rows{row_, stride_};
         for (int i = 0; i < tile_.rows; ++i) {
