@@ -1,0 +1,406 @@
+// Translates point-wise nodes: each is a row of a table, a pattern over its operands and attributes.
+#include "backends/cuda/expression.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+#include "planish/error.hpp"
+
+namespace planish::cuda {
+namespace {
+
+/// $0, $1, $2: operands; @name: a real attribute; F::name: a function in the precision that the program asks for.
+struct Row {
+    std::string_view op, real, integer;  // integer: the pattern where operand 0 is an integer; empty: none
+};
+
+constexpr Row kRows[] = {
+    {"Abs", "fabs($0)", "$0 < 0 ? planish::wrap_sub(decltype(+$0)(0), +$0) : $0"},
+    {"Acos", "acos($0)", ""},
+    {"Acosh", "acosh($0)", ""},
+    {"Add", "$0 + $1", "planish::wrap_add($0, $1)"},
+    {"And", "", "$0 && $1"},
+    {"Asin", "asin($0)", ""},
+    {"Asinh", "asinh($0)", ""},
+    {"Atan", "atan($0)", ""},
+    {"Atanh", "atanh($0)", ""},
+    {"BitwiseAnd", "", "$0 & $1"},
+    {"BitwiseNot", "", "~$0"},
+    {"BitwiseOr", "", "$0 | $1"},
+    {"BitwiseXor", "", "$0 ^ $1"},
+    {"Ceil", "ceil($0)", ""},
+    {"Celu", "F::celu($0, @alpha)", ""},
+    {"Cos", "cos($0)", ""},
+    {"Cosh", "cosh($0)", ""},
+    {"Div", "$0 / $1", "planish::quotient($0, $1)"},
+    {"Elu", "F::elu($0, @alpha)", ""},
+    {"Equal", "$0 == $1", "$0 == $1"},
+    {"Erf", "erf($0)", ""},
+    {"Exp", "F::exp_of($0)", ""},
+    {"Floor", "floor($0)", ""},
+    {"Greater", "$0 > $1", "$0 > $1"},
+    {"GreaterOrEqual", "$0 >= $1", "$0 >= $1"},
+    {"HardSigmoid", "F::hard_sigmoid($0, @alpha, @beta)", ""},
+    {"HardSwish", "F::hard_swish($0)", ""},
+    {"Identity", "$0", "$0"},
+    {"IsNaN", "$0 != $0", ""},
+    {"LeakyRelu", "F::leaky_relu($0, @alpha)", ""},
+    {"Less", "$0 < $1", "$0 < $1"},
+    {"LessOrEqual", "$0 <= $1", "$0 <= $1"},
+    {"Log", "F::log_of($0)", ""},
+    {"Max", "planish::nan_max($0, $1)", "planish::nan_max($0, $1)"},
+    {"Min", "planish::nan_min($0, $1)", "planish::nan_min($0, $1)"},
+    {"Mish", "F::mish($0)", ""},
+    {"Mul", "$0 * $1", "planish::wrap_mul($0, $1)"},
+    {"Neg", "-$0", "planish::wrap_sub(decltype(+$0)(0), +$0)"},
+    {"Not", "", "!$0"},
+    {"Or", "", "$0 || $1"},
+    {"PRelu", "$0 < 0 ? $1 * $0 : $0", ""},
+    {"Reciprocal", "1 / $0", ""},
+    {"Relu", "F::relu($0)", "F::relu($0)"},
+    {"Round", "rint($0)", ""},
+    {"Selu", "F::selu($0, @alpha, @gamma)", ""},
+    {"Shrink", "F::shrink($0, @bias, @lambd)", ""},
+    {"Sigmoid", "F::sigmoid($0)", ""},
+    {"Sign", "F::sign($0)", "F::sign($0)"},
+    {"Sin", "sin($0)", ""},
+    {"Sinh", "sinh($0)", ""},
+    {"Softplus", "F::softplus($0)", ""},
+    {"Softsign", "F::softsign($0)", ""},
+    {"Sqrt", "sqrt($0)", ""},
+    {"Sub", "$0 - $1", "planish::wrap_sub($0, $1)"},
+    {"SwiGLU", "F::swish($0, @alpha) * $1", ""},
+    {"Swish", "F::swish($0, @alpha)", ""},
+    {"Tan", "tan($0)", ""},
+    {"Tanh", "F::tanh_of($0)", ""},
+    {"ThresholdedRelu", "F::thresholded_relu($0, @alpha)", ""},
+    {"Where", "$0 ? $1 : $2", "$0 ? $1 : $2"},
+    {"Xor", "", "$0 != $1"},
+};
+
+bool is_real(DType dtype) {
+    return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
+}
+
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+    for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+        text.replace(at, from.size(), to);
+}
+
+class Translator {
+  public:
+    Translator(const RegionView& region, bool fast) : region_(region), fast_(fast) {}
+
+    void define(const Value* value, std::string name) { names_[value] = std::move(name); }
+    std::string add_line(DType dtype, const std::string& text) {
+        std::string name = "v" + std::to_string(lines.size());
+        lines.push_back(fmt::format("const {} {} = {};", register_type(dtype), name, text));
+        return name;
+    }
+
+    /// The register of `value`: computed, a literal, or the operand that `operand` makes of a region's input.
+    template <typename MakeOperand>
+    std::optional<std::string> name_of(const Value* value, MakeOperand&& operand) {
+        if (const auto it = names_.find(value); it != names_.end()) return it->second;
+        if (register_type(value->type.dtype).empty()) return std::nullopt;
+        const auto tensor = region_.constant(value);
+        if (tensor && tensor->size() == 1) {
+            // Integers beyond 2^53 have no exact double.
+            if (!is_real(tensor->dtype()) && tensor->dtype() != DType::boolean &&
+                std::fabs(tensor->at_double(0)) >= 0x1p53)
+                return std::nullopt;
+            return names_[value] = literal(tensor->at_double(0), tensor->dtype());
+        }
+        std::optional<std::string> made = operand(value);
+        if (made) names_[value] = *made;
+        return made;
+    }
+
+    template <typename MakeOperand>
+    bool translate(const Node& node, MakeOperand&& operand) {
+        if (!node.op().domain.empty() || node.outputs().size() != 1) return false;
+        const Value& output = *node.output();
+        if (register_type(output.type.dtype).empty()) return false;
+        std::vector<std::string> in;
+        for (const Value* input : node.inputs()) {
+            if (input == nullptr) {
+                in.emplace_back();
+                continue;
+            }
+            const auto name = name_of(input, operand);
+            if (!name) return false;
+            in.push_back(*name);
+        }
+        if (in.empty() || in[0].empty()) return false;
+        const auto text = pattern(node, in);
+        if (!text) return false;
+        ++operations;
+        names_[&output] = add_line(output.type.dtype, *text);
+        return true;
+    }
+
+    std::vector<std::string> lines;
+    int operations = 0;
+
+  private:
+    std::optional<std::string> pattern(const Node& node, const std::vector<std::string>& in) {
+        const std::string_view op = node.op().name;
+        const DType from = node.input(0)->type.dtype, to = node.output()->type.dtype;
+        if (op == "Cast") return cast(in[0], from, to);
+        if (op == "Clip") {
+            std::string text = in[0];
+            for (size_t bound : {size_t{1}, size_t{2}})
+                if (bound < in.size() && !in[bound].empty())
+                    text = fmt::format("planish::{}({}, {})", bound == 1 ? "nan_max" : "nan_min", text, in[bound]);
+            return text;
+        }
+        if (op == "Gelu") {
+            if (!is_real(from)) return std::nullopt;
+            return fmt::format("{}{}({})", functions(from), node.text("approximate") == "tanh" ? "gelu_tanh" : "gelu",
+                               in[0]);
+        }
+        if (op == "IsInf") {
+            if (!is_real(from)) return std::nullopt;
+            const bool positive = node.integer("detect_positive") != 0, negative = node.integer("detect_negative") != 0;
+            if (positive && negative) return fmt::format("isinf({}) != 0", in[0]);
+            return positive || negative ? fmt::format("isinf({0}) != 0 && {0} {1} 0", in[0], positive ? ">" : "<")
+                                        : "false";
+        }
+        if (op == "Mod") {
+            const bool truncated = node.integer("fmod") != 0;
+            if (is_real(from))
+                return fmt::format("{}({}, {})", truncated ? "fmod" : "planish::remainder_floored_real", in[0], in[1]);
+            return fmt::format("planish::{}({}, {})", truncated ? "remainder_truncated" : "remainder_floored", in[0],
+                               in[1]);
+        }
+        if (op == "Pow") return power(node, in);
+        if (op == "Sum" || op == "Mean") {
+            if (!is_real(from)) return std::nullopt;
+            return op == "Sum"
+                       ? fmt::format("{}", fmt::join(in, " + "))
+                       : fmt::format("({}) / {}", fmt::join(in, " + "), literal(static_cast<double>(in.size()), from));
+        }
+        for (const Row& row : kRows)
+            if (row.op == op) return fill(row, node, in);
+        return std::nullopt;
+    }
+
+    std::optional<std::string> fill(const Row& row, const Node& node, const std::vector<std::string>& in) {
+        // Where's type is that of its branches, all others' that of operand 0.
+        const DType dtype = node.input(row.op == "Where" ? 1 : 0)->type.dtype;
+        std::string text(is_real(dtype) ? row.real : row.integer);
+        if (text.empty()) return std::nullopt;
+        // Max and Min take any number of operands, from left to right.
+        std::string first = in[0];
+        if (row.op == "Max" || row.op == "Min") {
+            if (dtype == DType::boolean) return std::nullopt;
+            if (in.size() == 1) return in[0];
+            for (size_t i = 1; i + 1 < in.size(); ++i)
+                first = fmt::format("planish::nan_{}({}, {})", row.op == "Max" ? "max" : "min", first, in[i]);
+        }
+        for (size_t at = text.find('@'); at != std::string::npos; at = text.find('@')) {
+            const size_t end = text.find_first_of(",)", at);
+            text.replace(at, end - at, literal(node.real(text.substr(at + 1, end - at - 1)), dtype));
+        }
+        replace_all(text, "F::", functions(dtype));
+        replace_all(text, "$0", first);
+        if (in.size() > 1) replace_all(text, "$1", row.op == "Max" || row.op == "Min" ? in.back() : in[1]);
+        if (in.size() > 2) replace_all(text, "$2", in[2]);
+        return text.find('$') == std::string::npos ? std::optional(text) : std::nullopt;
+    }
+
+    static std::optional<std::string> cast(const std::string& x, DType from, DType to) {
+        if (to == DType::boolean) return fmt::format("{} != 0", x);
+        if (is_real(from) && !is_real(to)) return fmt::format("planish::truncate<{}>({})", register_type(to), x);
+        return fmt::format("static_cast<{}>({})", register_type(to), x);
+    }
+
+    std::optional<std::string> power(const Node& node, const std::vector<std::string>& in) {
+        const DType base = node.input(0)->type.dtype;
+        if (!is_real(base)) return std::nullopt;
+        if (const auto exponent = region_.constant(node.input(1)); exponent && exponent->size() == 1) {
+            const double e = exponent->at_double(0);
+            if (e == 1) return in[0];
+            if (e == 2) return fmt::format("{0} * {0}", in[0]);
+            if (e == 3) return fmt::format("{0} * {0} * {0}", in[0]);
+        }
+        return fmt::format("pow({}, static_cast<{}>({}))", in[0], register_type(base), in[1]);
+    }
+
+    std::string_view functions(DType dtype) const {
+        return fast_ && dtype != DType::f64 ? "planish::fast::" : "planish::precise::";
+    }
+
+    const RegionView& region_;
+    bool fast_;
+    std::unordered_map<const Value*, std::string> names_;
+};
+
+bool wants_fast(const Environment& environment) {
+    return environment.storage == DType::f16 || environment.storage == DType::bf16;
+}
+
+bool is_channel(const Dims& operand, const Dims& out, int64_t channel_axis) {
+    if (operand.size() > out.size()) return false;
+    const size_t lead = out.size() - operand.size();
+    for (size_t i = 0; i < out.size(); ++i) {
+        const int64_t d = i < lead ? 1 : operand[i - lead];
+        if (d != (static_cast<int64_t>(i) == channel_axis ? out[i] : 1)) return false;
+    }
+    return true;
+}
+
+std::string indented(const std::vector<std::string>& lines) {
+    std::string text;
+    for (const std::string& line : lines) text += "        " + line + "\n";
+    return text;
+}
+
+}  // namespace
+
+std::string_view register_type(DType dtype) {
+    return dtype == DType::f16 || dtype == DType::bf16 ? "float" : memory_type(dtype);
+}
+
+std::string_view memory_type(DType dtype) {
+    switch (dtype) {
+        case DType::f16:
+            return "planish::f16";
+        case DType::bf16:
+            return "planish::bf16";
+        case DType::f32:
+        case DType::f64:
+        case DType::boolean:
+        case DType::i8:
+        case DType::u8:
+        case DType::i16:
+        case DType::u16:
+        case DType::i32:
+        case DType::u32:
+        case DType::i64:
+        case DType::u64:
+            return cuda_type(dtype);
+        default:
+            return {};
+    }
+}
+
+std::string literal(double value, DType dtype) {
+    if (dtype == DType::boolean) return value != 0 ? "true" : "false";
+    if (!is_real(dtype)) {
+        const bool is_signed = dtype == DType::i8 || dtype == DType::i16 || dtype == DType::i32 || dtype == DType::i64;
+        // No literal is negative: the lowest integer would be a negated one that does not fit.
+        const std::string digits = is_signed ? fmt::format("{}LL", static_cast<int64_t>(value))
+                                             : fmt::format("{}ULL", static_cast<uint64_t>(value));
+        return fmt::format("static_cast<{}>({})", register_type(dtype), digits);
+    }
+    const bool wide = dtype == DType::f64;
+    if (!wide) value = static_cast<float>(value);
+    const char* suffix = wide ? "" : "f";
+    if (std::isfinite(value)) {
+        const std::string digits = fmt::format("{:a}{}", value, suffix);
+        return std::signbit(value) ? "(" + digits + ")" : digits;
+    }
+    if (std::isinf(value)) {
+        const std::string infinity = wide ? "__longlong_as_double(0x7ff0000000000000LL)" : "__int_as_float(0x7f800000)";
+        return value < 0 ? "(-" + infinity + ")" : infinity;
+    }
+    return wide ? "__longlong_as_double(0x7ff8000000000000LL)" : "__int_as_float(0x7fc00000)";
+}
+
+std::optional<Expression> pointwise_expression(const RegionView& region, const Environment& environment) {
+    std::vector<const Node*> nodes;
+    Expression result;
+    std::vector<const Value*> outputs;
+    if (region.has_body()) {
+        for (const auto& node : region.body().nodes()) nodes.push_back(node.get());
+        outputs.assign(region.body().outputs().begin(), region.body().outputs().end());
+    } else {
+        nodes.push_back(&region.node());
+        outputs.assign(region.node().outputs().begin(), region.node().outputs().end());
+    }
+    if (outputs.empty()) return std::nullopt;
+    const Dims out = outputs[0]->dims();
+    Translator translator(region, wants_fast(environment));
+    const auto operand = [&](const Value* value) -> std::optional<std::string> {
+        const int input = region.input_index(value);
+        if (input < 0) return std::nullopt;
+        const auto known = std::find(result.inputs.begin(), result.inputs.end(), input);
+        const auto number = known - result.inputs.begin();
+        if (known == result.inputs.end()) result.inputs.push_back(input);
+        return "a" + std::to_string(number);
+    };
+    for (const Node* node : nodes) {
+        // All results have one shape, so that each is computed once for each element.
+        for (const Value* value : node->outputs())
+            if (value->dims() != out) return std::nullopt;
+        if (!translator.translate(*node, operand)) return std::nullopt;
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+        const auto name = translator.name_of(outputs[i], operand);
+        if (!name) return std::nullopt;
+        result.results.push_back(*name);
+        result.values.push_back(region.node().output(static_cast<int>(i)));
+    }
+    result.lines = std::move(translator.lines);
+    result.operations = translator.operations;
+    return result;
+}
+
+std::optional<EpilogueCode> read_epilogue(const RegionView& region, int64_t channel_axis,
+                                          const Environment& environment, std::optional<int> bias) {
+    EpilogueCode code;
+    Translator translator(region, wants_fast(environment));
+    std::string result = "x";
+    if (bias) {
+        code.operands.push_back({*bias, true});
+        result = translator.add_line(DType::f32, "x + o[0]");
+        ++translator.operations;
+    }
+    if (region.has_body()) {
+        const Value* root = region.root().output();
+        if (region.body().outputs().size() != 1 || root->type.dtype != DType::f32) return std::nullopt;
+        const Dims out = root->dims();
+        translator.define(root, result);
+        const auto operand = [&](const Value* value) -> std::optional<std::string> {
+            const int input = region.input_index(value);
+            if (input < 0 || value->type.dtype != DType::f32) return std::nullopt;
+            const Dims dims = value->dims();
+            const bool tensor = dims == out;
+            if (!tensor && !is_channel(dims, out, channel_axis)) return std::nullopt;
+            if (code.operands.size() == EpilogueCode::kMaxOperands) return std::nullopt;
+            code.operands.push_back({input, !tensor});
+            return fmt::format("o[{}]", code.operands.size() - 1);
+        };
+        for (const auto& node : region.body().nodes()) {
+            if (node.get() == &region.root()) continue;
+            if (node->output()->dims() != out || !translator.translate(*node, operand)) return std::nullopt;
+        }
+        const Value* last = region.body().outputs()[0];
+        if (last->type.dtype != DType::f32) return std::nullopt;
+        result = *translator.name_of(last, operand);
+    }
+    const size_t count = code.operands.size();
+    std::string kinds = "return tensor;";
+    if (count > 0) {
+        unsigned channels = 0;
+        for (size_t i = 0; i < count; ++i) channels |= static_cast<unsigned>(code.operands[i].channel) << i;
+        kinds = fmt::format("return {:#x}u >> i & 1 ? channel : tensor;", channels);
+    }
+    code.source = fmt::format(
+        "#include \"planish/math.cuh\"\n"
+        "struct Epilogue {{\n"
+        "    enum Kind {{ channel, tensor }};\n"
+        "    static constexpr int kOperands = {};\n"
+        "    static constexpr __device__ Kind kind(int{}) {{ {} }}\n"
+        "    static __device__ float apply(float x, const float*{}) {{\n{}        return {};\n    }}\n"
+        "}};\n",
+        count, count > 0 ? " i" : "", kinds, count > 0 ? " o" : "", indented(translator.lines), result);
+    code.operations = translator.operations;
+    return code;
+}
+
+}  // namespace planish::cuda

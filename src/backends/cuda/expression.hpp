@@ -1,0 +1,53 @@
+// The point-wise part of a region as CUDA C++: statements over registers, and the epilogue of a kernel.
+//
+// Generated code calls the functions of "planish/math.cuh". Floats of at most 32 bits are computed in float, doubles
+// and integers in their own type.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backends/cuda/implementation.hpp"
+
+namespace planish::cuda {
+
+/// Definitions that compute a region's outputs from registers a0, a1, ... of register_type() of the inputs.
+struct Expression {
+    std::vector<int> inputs;           ///< a<i> is this input of the region
+    std::vector<std::string> lines;    ///< "const float v3 = a0 + v2;"
+    std::vector<std::string> results;  ///< for each output of the region, the register or literal that holds it
+    std::vector<const Value*> values;  ///< of the region's node, for each result
+    int operations = 0;
+};
+
+/// The type that elements of `dtype` are computed in; empty: not on the GPU.
+std::string_view register_type(DType dtype);
+/// The type of such elements in memory, of "planish/common.cuh"; empty: not on the GPU.
+std::string_view memory_type(DType dtype);
+/// `value` as an exact literal of a register type.
+std::string literal(double value, DType dtype);
+
+/// Every node of the region, or the node itself. nullopt: one of them is not point-wise, or not in the vocabulary.
+std::optional<Expression> pointwise_expression(const RegionView& region, const Environment& environment);
+
+/// The chain behind a region's root as `struct Epilogue` of "planish/common.cuh" (which is not part of `source`).
+struct EpilogueCode {
+    static constexpr size_t kMaxOperands = 8;
+    struct Operand {
+        int input;     ///< of the region
+        bool channel;  ///< one element for each channel, else a tensor of the output's shape
+    };
+    std::string source;
+    std::vector<Operand> operands;
+    int operations = 0;
+};
+
+/// `channel_axis` is the logical axis of the root's output that channel operands run along. `bias`: an input of the
+/// region that is added first, one element for each channel. nullopt: something in the body is no epilogue. A region
+/// without a body has the identity.
+std::optional<EpilogueCode> read_epilogue(const RegionView& region, int64_t channel_axis,
+                                          const Environment& environment, std::optional<int> bias = {});
+
+}  // namespace planish::cuda
