@@ -26,6 +26,9 @@ std::span<const Pass> portable_pipeline() {
         {"recognise-attention", "last of the patterns: it is made of the others", recognise_attention},
         {"unflatten-gemm", "a product between reshapes stops transposes and epilogues", unflatten_gemm},
         {"simplify-transposes", "those of the sequence axis around attention now meet", simplify_transposes},
+        {"eliminate-dead-code", "what attention no longer reads would count as readers of its operands",
+         eliminate_dead_code},
+        {"merge-projections", "attention's operands are bare products with biases only now", merge_projections},
         {"fold-constants", "weights that rewrites have transposed or scaled", fold_constants},
         {"merge-common-subexpressions", "rewrites make equal helper constants", merge_common_subexpressions},
         {"eliminate-dead-code", "the plan holds nothing that nobody reads", eliminate_dead_code},
@@ -42,6 +45,7 @@ std::span<const Pass> specialise_pipeline() {
         {"merge-common-subexpressions", "folded shapes make computations equal", merge_common_subexpressions},
         {"eliminate-dead-code", "folded shape arithmetic", eliminate_dead_code},
         {"form-regions", "regions hide their ops from all passes before", form_regions},
+        {"slice-attention", "after all that moves slices", slice_attention},
         {"chain-convolutions", "last: its links are convolutions with their epilogues", chain_convolutions},
     };
     return kPasses;

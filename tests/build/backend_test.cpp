@@ -130,6 +130,11 @@ const Case kCases[] = {
      R"(graph "g" { input %q : float32[2, 7, 24] input %k : float32[2, 9, 24] input %v : float32[2, 9, 24] input %m : float32[2, 1, 1, 9]
         %y = Attention(%q, %k, %v, %m) {q_num_heads = 3, kv_num_heads = 3} output %y })",
      "attention_f32"},
+    {"attention_of_columns",
+     R"(graph "g" { input %x : float32[2, 7, 5] input %m : float32[2, 1, 1, 7] const %wq : float32[5, 24] = dense<0>
+        const %wk : float32[5, 24] = dense<0> const %wv : float32[5, 24] = dense<0> %q = MatMul(%x, %wq) %k = MatMul(%x, %wk)
+        %v = MatMul(%x, %wv) %y = Attention(%q, %k, %v, %m) {q_num_heads = 3, kv_num_heads = 3} output %y })",
+     "attention_f32"},
 };
 
 void fill(Graph& graph) {

@@ -54,12 +54,14 @@ constexpr Row kRows[] = {
 };
 
 constexpr const Implementation* kChains[] = {&kConvChain};  // refused: its convolutions stand for themselves
+constexpr const Implementation* kSlicedAttention[] = {&kAttention};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
 }  // namespace
 
 std::span<const Implementation* const> implementations(const RegionView& region) {
     if (region.has_body() && region.node().text("kind") == "conv_chain") return kChains;
+    if (region.has_body() && region.node().text("kind") == "attention") return kSlicedAttention;
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

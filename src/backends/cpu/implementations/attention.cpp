@@ -1,4 +1,5 @@
-// Scaled dot-product attention that never writes the score matrix.
+// Scaled dot-product attention that never writes the score matrix. A region of kind "attention" is the op with the
+// Slices that its queries, keys and values are columns by: they are read with strides.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -9,13 +10,36 @@
 namespace planish::cpu::families {
 namespace {
 
+const Node& attention_of(const RegionView& region) {
+    return region.has_body() ? *region.body().nodes().back() : region.node();
+}
+
+// Where Q, K or V (`operand` 0, 1, 2) lie: elements of one of the region's inputs, from `first` on, in rows of `width`.
+struct Source {
+    int input = -1;
+    int64_t first = 0, width = 0;
+};
+
+Source source_of(const RegionView& region, int operand) {
+    const Value* value = attention_of(region).input(operand);
+    Source source;
+    if (const Node* slice = value->producer; region.has_body() && slice != nullptr) {
+        source.first = static_cast<int64_t>(region.constant(slice->input(1))->at_double(0));
+        value = slice->input(0);
+    }
+    source.input = region.input_index(value);
+    source.width = value->dims().back();
+    return source;
+}
+
 // Heads, lengths and strides of ONNX's Attention in its 4-D ([B, H, S, D]) and 3-D ([B, S, H*D]) forms.
-AttentionArgs attention_args(const Node& node) {
+AttentionArgs attention_args(const RegionView& region) {
+    const Node& node = attention_of(region);
     const Dims q = node.input(0)->dims(), k = node.input(1)->dims(), v = node.input(2)->dims();
     AttentionArgs args;
-    auto strides = [&](const Dims& d, int64_t heads) -> AttentionArgs::Strides {
+    auto strides = [&](const Dims& d, int64_t heads, int64_t width) -> AttentionArgs::Strides {
         if (d.size() == 4) return {d[1] * d[2] * d[3], d[2] * d[3], d[3]};
-        return {d[1] * d[2], d[2] / heads, d[2]};
+        return {d[1] * width, d[2] / heads, width};
     };
     args.batch = q[0];
     if (q.size() == 4) {
@@ -33,10 +57,11 @@ AttentionArgs attention_args(const Node& node) {
         args.head_dim = q[2] / args.heads;
         args.value_dim = v[2] / args.kv_heads;
     }
-    args.query_strides = strides(q, args.heads);
-    args.key_strides = strides(k, args.kv_heads);
-    args.value_strides = strides(v, args.kv_heads);
-    args.output_strides = strides(node.output()->dims(), args.heads);
+    const Dims out = node.output()->dims();
+    args.query_strides = strides(q, args.heads, source_of(region, 0).width);
+    args.key_strides = strides(k, args.kv_heads, source_of(region, 1).width);
+    args.value_strides = strides(v, args.kv_heads, source_of(region, 2).width);
+    args.output_strides = strides(out, args.heads, out.back());
     args.scale = node.attributes.contains("scale") ? static_cast<float>(node.real("scale"))
                                                    : 1.0f / std::sqrt(static_cast<float>(args.head_dim));
     args.softcap = static_cast<float>(node.real("softcap"));
@@ -51,8 +76,8 @@ AttentionArgs attention_args(const Node& node) {
 
 Refusal can_attend(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
-    if (region.has_body()) return Refusal::post_op_not_handled;
-    const Node& node = region.node();
+    if (region.has_body() && region.node().text("kind") != "attention") return Refusal::post_op_not_handled;
+    const Node& node = attention_of(region);
     for (int i = 0; i < 4; ++i)
         if (!is_f32(node.input(i))) return Refusal::dtype_not_handled;
     for (int i = 4; i < node.input_count(); ++i)
@@ -62,9 +87,10 @@ Refusal can_attend(const RegionView& region, const Environment& environment) {
         return Refusal::attribute_not_handled;
     if (element_count(node.output()->dims()) == 0 || element_count(node.input(1)->dims()) == 0)
         return Refusal::shape_not_handled;
-    const AttentionArgs args = attention_args(node);
+    const AttentionArgs args = attention_args(region);
     if (const Value* mask = node.input(3)) {
         Dims d = mask->dims();
+        if (region.input_index(mask) < 0) return Refusal::shape_not_handled;  // of one element: inside the region
         if (d.empty() || d.size() > 4 || d.back() != args.keys) return Refusal::shape_not_handled;
         d.insert(d.begin(), 4 - d.size(), 1);
         if ((d[0] != 1 && d[0] != args.batch) || (d[1] != 1 && d[1] != args.heads) ||
@@ -75,29 +101,32 @@ Refusal can_attend(const RegionView& region, const Environment& environment) {
 }
 
 std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const Environment& environment) {
-    AttentionArgs args = attention_args(region.node());
+    AttentionArgs args = attention_args(region);
     // Enough items for every thread, without making the blocks too small to be efficient.
     while (attention_items(args) < environment.threads) {
         const int64_t block = args.query_block ? args.query_block : std::min(kAttentionQueryBlock, args.queries);
         if (block <= 24) break;
         args.query_block = (block + 1) / 2;
     }
-    const bool masked = region.node().input(3) != nullptr;
+    const Value* mask = attention_of(region).input(3);
+    const int mask_input = mask != nullptr ? region.input_index(mask) : -1;
+    const Source query = source_of(region, 0), key = source_of(region, 1), value = source_of(region, 2);
     const int64_t items = attention_items(args), scratch = (attention_scratch(args) + 15) / 16 * 16;
     const int64_t cost = args.batch * args.heads * args.queries * args.keys * (args.head_dim + args.value_dim) / 32;
-    auto kernel = make_kernel(
-        fmt::format("attention_f32_{}", to_string(environment.isa)),
-        [args, masked, items, scratch, cost, function = kernels(environment.isa).attention](const Launch& launch) {
-            AttentionArgs a = args;
-            a.query = launch.f32(0);
-            a.key = launch.f32(1);
-            a.value = launch.f32(2);
-            a.mask = masked ? launch.f32(3) : nullptr;
-            a.output = launch.out_f32();
-            auto* memory = reinterpret_cast<float*>(launch.workspace);
-            split_items(launch, items, cost / items,
-                        [&](int64_t b, int64_t e, int t) { function(a, b, e, memory + t * scratch); });
-        });
+    auto kernel = make_kernel(fmt::format("attention_f32_{}", to_string(environment.isa)),
+                              [args, query, key, value, mask_input, items, scratch, cost,
+                               function = kernels(environment.isa).attention](const Launch& launch) {
+                                  AttentionArgs a = args;
+                                  a.query = launch.f32(query.input) + query.first;
+                                  a.key = launch.f32(key.input) + key.first;
+                                  a.value = launch.f32(value.input) + value.first;
+                                  a.mask = launch.f32(mask_input);
+                                  a.output = launch.out_f32();
+                                  auto* memory = reinterpret_cast<float*>(launch.workspace);
+                                  split_items(launch, items, cost / items, [&](int64_t b, int64_t e, int t) {
+                                      function(a, b, e, memory + t * scratch);
+                                  });
+                              });
     kernel->workspace = static_cast<size_t>(scratch * environment.threads) * sizeof(float);
     kernel->flops = 2 * args.batch * args.heads * args.queries * args.keys * (args.head_dim + args.value_dim);
     return kernel;
