@@ -50,3 +50,13 @@ function(planish_flatbuffers target dir)
     target_sources(${target} PRIVATE ${headers})
     target_include_directories(${target} SYSTEM PUBLIC ${PROJECT_BINARY_DIR}/generated ${out})
 endfunction()
+
+# planish_embed(TARGET DIR OUT): OUT.cpp with the text of every file in DIR, compiled into TARGET.
+function(planish_embed target dir out)
+    file(GLOB files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${dir}/*.cuh ${PROJECT_SOURCE_DIR}/${dir}/*.h)
+    set(source ${PROJECT_BINARY_DIR}/generated/${out}.cpp)
+    list(JOIN files "|" joined)
+    add_custom_command(OUTPUT ${source} VERBATIM DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+        COMMAND ${CMAKE_COMMAND} "-DOUT=${source}" "-DFILES=${joined}" -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake)
+    target_sources(${target} PRIVATE ${source})
+endfunction()

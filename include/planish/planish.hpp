@@ -53,9 +53,9 @@ struct Progress {
 };
 
 struct BuildOptions {
-    std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512"
-    std::string precision = "fp32";
-    std::map<std::string, ShapeRange> shapes;  ///< by input name; inputs not named keep their model's shape
+    std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512", "cuda:sm_90a", ...: one plan
+    std::string precision = "fp32";              ///< of the GPU targets: "fp32", "tf32", "fp16", "bf16"
+    std::map<std::string, ShapeRange> shapes;    ///< by input name; inputs not named keep their model's shape
     int threads = 0;  ///< to compile, tune and verify with; 0: one for each core, as LoadOptions
 
     int optimization_level = 3;  ///< 0 to 5: see docs/tuning.md. Below 3 nothing is timed
@@ -118,24 +118,26 @@ struct NamedView {
 };
 
 struct LoadOptions {
-    std::string device =
-        "auto";              ///< "auto", "cpu", "cpu:avx2"; one that is not there is an error, never a silent fallback
-    int threads = 0;         ///< that one run may use; 0: one for each core that the process may use
+    std::string device = "auto";  ///< "cpu", "cpu:avx2", "cuda:0": one that is not there is an error, never a silent
+                                  ///< fallback; "auto": a GPU that the plan was built for, else the CPU
+    int threads = 0;              ///< that one run may use; 0: one for each core that the process may use
     int cached_shapes = 16;  ///< programs kept, one for each set of input shapes, least recently used dropped first
     bool only_reference = false;  ///< run in the reference interpreter
 };
 
 /// What an engine is made of. Sizes in bytes.
 struct EngineInfo {
-    std::string device;             ///< "cpu"
-    std::string target;             ///< what the kernels are made for: "cpu:avx512"
+    std::string device;             ///< "cpu", "cuda:0"
+    std::string target;             ///< what the kernels are made for: "cpu:avx512", "cuda:sm_90a"
+    std::string precision;          ///< in which it computes: "fp32", "fp16", ...
     bool compiled_at_load = false;  ///< the plan has no section for this target: compiled from its portable core
     int threads = 0;
-    int64_t weight_bytes = 0;  ///< constants of the plan, shared by all contexts and, when mapped, by processes
-    int64_t packed_bytes = 0;  ///< weights repacked for this machine, shared by all contexts
-    int64_t arena_bytes = 0;   ///< scratch of one context, the largest of the programs compiled so far
-    int programs = 0;          ///< input shapes compiled so far and kept
-    std::string interpreted;   ///< why the reference interpreter runs this plan; empty: it is compiled
+    int64_t weight_bytes = 0;         ///< constants of the plan, shared by all contexts and, when mapped, by processes
+    int64_t packed_bytes = 0;         ///< weights repacked for this machine, shared by all contexts
+    int64_t device_weight_bytes = 0;  ///< weights in the GPU's memory, shared by all contexts
+    int64_t arena_bytes = 0;          ///< scratch of one context, the largest of the programs compiled so far
+    int programs = 0;                 ///< input shapes compiled so far and kept
+    std::string interpreted;          ///< why the reference interpreter runs this plan; empty: it is compiled
     std::vector<std::string> ignored_tactics;  ///< "region: implementation (why)": replaced by the default order
     StringPairs provenance;                    ///< source, options, versions, metadata
 };

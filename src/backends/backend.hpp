@@ -44,7 +44,10 @@ struct StepInfo {
     std::vector<std::string> layers;  // every user layer that runs inside it
     std::string op;                   // "Conv+Clip", "MatMul+Add+Gelu", ...
     std::string implementation;       // kernel grammar: operation, types, tile, ISA; "reference.X" for the fallback
-    DType dtype = DType::undefined;   // of the computation
+    std::string placement = "cpu";    // "cuda" on a GPU
+    DType dtype = DType::undefined;   // that results are stored as
+    double unit_roundoff = 0x1p-24;   // of float32 values where they are stored
+    double factor_roundoff = 0;       // by which a product moves its factors beforehand (tf32); 0: not at all
     int64_t flops = 0;
     int64_t bytes = 0;                                         // read + written at least once
     std::vector<std::pair<std::string, std::string>> refused;  // implementation -> reason
@@ -100,13 +103,35 @@ struct Roofline {
     }
 };
 
+/// What one context needs of a device beyond host scratch: arena, staging memory, captured graphs. For one run at a
+/// time; made by Backend::create_state. The CPU needs none.
+class DeviceState {
+  public:
+    virtual ~DeviceState() = default;
+    virtual int64_t device_bytes() const = 0;
+    virtual int64_t pinned_bytes() const = 0;
+    /// Waits until what was started in this state is done.
+    virtual void synchronize() = 0;
+};
+
+/// Constants in device memory, uploaded once for all programs and contexts of an engine.
+class DeviceStore {
+  public:
+    virtual ~DeviceStore() = default;
+    virtual int64_t bytes() const = 0;
+};
+
+/// Machine code by key, as a plan carries it. The bytes belong to the plan.
+using KernelBinaries = std::map<std::string, std::span<const std::byte>>;
+
 /// Compiled for one set of input shapes. Immutable, shared by contexts; all that changes while running is in `arena`.
 class Program {
   public:
     virtual ~Program() = default;
     virtual std::span<const Port> inputs() const = 0;
     virtual std::span<const Port> outputs() const = 0;
-    virtual int64_t arena_bytes() const = 0;     // 64-byte aligned scratch that run() needs
+    virtual int64_t arena_bytes() const = 0;                  // 64-byte aligned scratch that run() needs
+    virtual int64_t device_arena_bytes() const { return 0; }  // of a GPU's memory, in each context
     virtual int64_t constant_bytes() const = 0;  // packed weights that this program keeps beyond the plan's own
     virtual std::vector<StepInfo> steps() const = 0;
     virtual std::vector<RegionInfo> regions() const = 0;           // parents before their parts
@@ -119,10 +144,22 @@ class Program {
                               int threads, const StepObserver& observer) const = 0;
     virtual void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                               int threads, Timeline& timeline) const = 0;
+    /// As run(), in the caller's state, for a program on a GPU. Inputs and outputs may lie in the memory of the device.
+    /// `stream`: a handle of the driver or runtime, in which the run is enqueued; 0: the state's own, and the call
+    /// returns when the outputs are there. With a stream it returns at once unless host memory or a step on the CPU
+    /// makes it wait.
+    virtual void run_in(std::span<const void* const> inputs, std::span<void* const> outputs, DeviceState& state,
+                        uintptr_t stream) const;
+    /// Machine code that a plan may carry so that this program needs no compiler.
+    virtual KernelBinaries binaries() const { return {}; }
 };
 
 struct CompileOptions {
-    std::string target = "cpu";                  // "cpu", "cpu:avx2", ...
+    std::string target = "cpu";                  // "cpu", "cpu:avx2", "cuda:sm_90a", ...
+    std::string precision = "fp32";              // on a GPU: fp32, tf32, fp16, bf16
+    int device = -1;                             // ordinal of the GPU that will run it; -1: none is at hand
+    std::shared_ptr<DeviceStore> store;          // null: the program keeps its own
+    const KernelBinaries* binaries = nullptr;    // looked at before anything is compiled by NVRTC
     int threads = 0;                             // threads that run() will be given; 0: the whole pool
     PackedStore* packed = nullptr;               // null: the program keeps its own
     std::map<std::string, std::string> tactics;  // RegionInfo::path -> tactic; one that cannot be is ignored and said
@@ -141,9 +178,15 @@ class Backend {
     /// Measures, in a fraction of a second, arithmetic in float32 with the target's instructions, and reading memory of
     /// `working_set` bytes again and again: so it comes from the cache that can hold as much.
     virtual Roofline measure_roofline(const std::string& target, int threads, int64_t working_set) const = 0;
+    /// For the device of that ordinal; null where none is needed.
+    virtual std::unique_ptr<DeviceState> create_state(int device) const;
+    virtual std::shared_ptr<DeviceStore> create_store(int device) const;
+    /// Is it memory of a GPU, which the CPU cannot read?
+    virtual bool is_device_memory(const void* pointer, int device) const;
 };
 
 const Backend& cpu_backend();
+const Backend& cuda_backend();
 
 /// True when every value of the graph has a static shape and tensor kind, so that a backend can compile it.
 bool is_static(const Graph& graph);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "passes/inline_region.hpp"
+
 namespace planish {
 
 RegionView::RegionView(const Node& node, const RegionView* outer) : node_(&node), root_(&node), outer_(outer) {
@@ -70,6 +72,46 @@ Layouts following_layouts(const RegionView& region, std::span<const Layout> avai
     for (size_t i = 0; i < result.outputs.size(); ++i)
         if (node.outputs()[i]->dims().size() == rank) result.outputs[i] = layout;
     return result;
+}
+
+bool is_alias(const Node& node) {
+    if (!node.op().domain.empty()) return false;
+    for (std::string_view op : {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+        if (node.op().name == op) return true;
+    return false;
+}
+
+std::optional<Layout> transpose_alias(const Node& node, Layout input) {
+    if (!node.is("Transpose")) return std::nullopt;
+    std::vector<int64_t> perm = node.integers("perm");
+    const Dims in = node.input(0)->dims(), out = node.output()->dims();
+    const auto rank = static_cast<int64_t>(in.size());
+    if (perm.empty())
+        for (int64_t i = rank; i-- > 0;) perm.push_back(i);
+    // Axes of length 1 lie anywhere: compare the order of the others in memory.
+    auto order = [&](Layout layout, bool result) {
+        std::vector<int64_t> axes(in.size());
+        for (int64_t i = 0; i < rank; ++i)
+            axes[static_cast<size_t>(physical_axis(i, rank, layout))] = result ? perm[static_cast<size_t>(i)] : i;
+        std::erase_if(axes, [&](int64_t a) { return in[static_cast<size_t>(a)] == 1; });
+        return axes;
+    };
+    const auto lies = order(input, false);
+    for (const Layout layout : {Layout::plain, Layout::channels_last})
+        if (order(layout, true) == lies) return layout;
+    return std::nullopt;
+}
+
+std::vector<std::string> layers_of(const Node& node) {
+    return node.origins.empty() ? std::vector<std::string>{node.name} : node.origins;
+}
+
+std::string op_of(const RegionView& region) {
+    if (!region.has_body()) return std::string(region.node().op().name);
+    std::string op;
+    const auto body = passes::flat_body(region.node());
+    for (const auto& inner : body->nodes()) op += (op.empty() ? "" : "+") + std::string(inner->op().name);
+    return op;
 }
 
 }  // namespace planish

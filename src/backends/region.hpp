@@ -2,7 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backends/layout.hpp"
@@ -52,5 +54,16 @@ Layouts plain_layouts(const RegionView& region, std::span<const Layout> availabl
 Layouts following_layouts(const RegionView& region, std::span<const Layout> available);
 
 bool is_f32(const Value* value);  ///< null counts as yes (an omitted input)
+
+/// Its output has the bytes of its input: no step is needed. Reshape, Squeeze, ...
+bool is_alias(const Node& node);
+/// A Transpose that only renames axes: channels-last memory read as [N, ..., C], or plain [N, ..., C] memory taken as a
+/// channels-last tensor. The layout of the result, when its bytes are those of the input, which lies as `input`.
+std::optional<Layout> transpose_alias(const Node& node, Layout input);
+
+/// The user's layers that the node stands for.
+std::vector<std::string> layers_of(const Node& node);
+/// "Conv+Clip": the ops inside, dissolved regions included.
+std::string op_of(const RegionView& region);
 
 }  // namespace planish

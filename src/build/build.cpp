@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "backends/backend.hpp"
-#include "backends/cpu/isa.hpp"
+#include "backends/cuda/gpu.hpp"
 #include "base/cpu_budget.hpp"
 #include "base/hash.hpp"
 #include "base/mapped_file.hpp"
@@ -63,14 +63,9 @@ class Stages {
 
 void check_options(const BuildOptions& options) {
     if (options.targets.empty())
-        fail(ErrorCode::invalid_argument, "no target given", "targets are cpu, cpu:avx2, cpu:avx512");
-    for (const std::string& target : options.targets) {
-        if (target == "cpu" || (target.starts_with("cpu:") && cpu::parse_isa(target.substr(4)))) continue;
-        if (target == "cuda" || target.starts_with("cuda:"))
-            fail(ErrorCode::unsupported, "target '" + target + "': this build of Planish has no CUDA backend",
-                 "use --target cpu");
-        fail(ErrorCode::invalid_argument, "unknown target '" + target + "'", "targets are cpu, cpu:avx2, cpu:avx512");
-    }
+        fail(ErrorCode::invalid_argument, "no target given", "targets are cpu, cpu:avx2, cpu:avx512, cuda:sm_90a, ...");
+    bool gpu = false;
+    for (const std::string& target : options.targets) gpu = runtime::full_target(target).starts_with("cuda:") || gpu;
     if (options.optimization_level < 0 || options.optimization_level > 5)
         fail(ErrorCode::invalid_argument, "the optimization level is " + std::to_string(options.optimization_level),
              "levels are 0 to 5");
@@ -78,11 +73,17 @@ void check_options(const BuildOptions& options) {
         fail(ErrorCode::invalid_argument, "replay only, but no timing cache is used",
              "give one, and an optimization level of 2 or more");
     if (options.precision == "fp32") return;
-    for (std::string_view known : {"tf32", "fp16", "bf16", "int8", "fp8", "auto"})
+    for (std::string_view known : {"tf32", "fp16", "bf16"}) {
+        if (options.precision != known) continue;
+        if (gpu) return;
+        fail(ErrorCode::unsupported,
+             "precision '" + options.precision + "' is not available on the CPU in this version",
+             "build with precision fp32, or for a GPU: --target cuda:sm_90a");
+    }
+    for (std::string_view known : {"int8", "fp8", "auto"})
         if (options.precision == known)
-            fail(ErrorCode::unsupported,
-                 "precision '" + options.precision + "' is not available on the CPU in this version",
-                 "build with precision fp32");
+            fail(ErrorCode::unsupported, "precision '" + options.precision + "' is not available in this version",
+                 "build with precision fp32, or for a GPU with tf32, fp16 or bf16");
     fail(ErrorCode::invalid_argument, "unknown precision '" + options.precision + "'",
          "precisions are fp32, tf32, fp16, bf16, int8, fp8, auto");
 }
@@ -163,8 +164,8 @@ std::optional<std::vector<Dims>> opt_shapes(const Graph& graph, const BuildOptio
 std::vector<LayerRow> layer_rows(const Program& program) {
     std::vector<LayerRow> rows;
     for (StepInfo& step : program.steps())
-        rows.push_back({step.name, step.layers, step.op, step.implementation, "cpu", step.dtype, step.flops, step.bytes,
-                        std::move(step.refused)});
+        rows.push_back({step.name, step.layers, step.op, step.implementation, step.placement, step.dtype, step.flops,
+                        step.bytes, std::move(step.refused)});
     return rows;
 }
 
@@ -187,6 +188,11 @@ void require_passed(const std::vector<VerificationRow>& rows) {
                      first->tolerance, first->note.empty() ? "" : ": " + first->note,
                      failed > 1 ? fmt::format("; {} more are over tolerance", failed - 1) : ""),
          "no plan was written; `planish compare` shows every region, --disable excludes an implementation");
+}
+
+/// Of the values that a network computed in `precision` is made of.
+double roundoff_of(const std::string& precision) {
+    return precision == "fp16" || precision == "tf32" ? 0x1p-11 : precision == "bf16" ? 0x1p-8 : 0x1p-24;
 }
 
 std::vector<Tensor> sample_inputs(const Graph& graph, const TensorMap& sample) {
@@ -317,14 +323,20 @@ class Builder {
         return std::min(options_.threads > 0 ? options_.threads : cpu_budget().cores, ThreadPool::process().size());
     }
 
-    // "cpu" is what this machine can do.
-    static std::string full_target(const std::string& target) {
-        return target == "cpu" ? "cpu:" + std::string(to_string(cpu::detect_isa())) : target;
+    /// The precision that applies to a full target: the CPU computes in float32.
+    std::string precision_of(const std::string& target) const {
+        return target.starts_with("cuda:") ? options_.precision : "fp32";
     }
 
     CompileOptions compile_options(const std::string& target) {
         CompileOptions options;
-        options.target = target;
+        options.target = runtime::full_target(target);
+        options.precision = precision_of(options.target);
+        options.device = runtime::device_of(options.target).ordinal;
+        if (options.device >= 0) {
+            if (!store_) store_ = cuda_backend().create_store(options.device);
+            options.store = store_;
+        }
         options.threads = threads();
         options.packed = &packed_;
         options.list_candidates = tunes();
@@ -335,8 +347,8 @@ class Builder {
 
     void compile_for(const std::vector<Dims>& shapes) {
         for (const std::string& target : options_.targets) {
-            runtime::Compiled compiled =
-                runtime::compile(*contents_->graph, shapes, cpu_backend(), compile_options(target));
+            runtime::Compiled compiled = runtime::compile(
+                *contents_->graph, shapes, runtime::backend_of(runtime::full_target(target)), compile_options(target));
             if (compiled.program == nullptr)
                 report_.warnings.push_back("runs in the reference interpreter: " + compiled.interpreted);
             programs_.push_back(std::move(compiled.program));
@@ -358,15 +370,18 @@ class Builder {
         const tuner::TimingCache before = cache_;
         const std::unique_ptr<Graph> bound = passes::specialise(*contents_->graph, *shapes_);
         for (size_t p = 0; p < programs_.size(); ++p) {
-            const std::string target = full_target(options_.targets[p]);
+            const std::string target = runtime::full_target(options_.targets[p]);
+            const runtime::Device device = runtime::device_of(target);
             // What this machine cannot run cannot be timed on it.
-            if (programs_[p] == nullptr || *cpu::parse_isa(target.substr(4)) > cpu::detect_isa()) continue;
+            if (programs_[p] == nullptr || device.name.empty()) continue;
             const auto stopwatch =
                 tuner::make_stopwatch(options_.samples.empty() ? verification::random_inputs(*bound)
                                                                : sample_inputs(*bound, options_.samples[0]),
                                       threads());
             tuner::TuneOptions how;
-            how.machine = tuner::describe_machine(target, threads());
+            how.machine = device.ordinal >= 0 ? cuda::Gpu::get(device.ordinal).properties().name + ", " + target +
+                                                    ", " + options_.precision
+                                              : tuner::describe_machine(target, threads());
             how.effort = kEffort[options_.optimization_level];
             if (options_.time_budget >= 0) how.budget = options_.time_budget;
             how.measure = options_.optimization_level >= kMeasureLevel && !options_.replay_only;
@@ -374,7 +389,7 @@ class Builder {
             how.progress = [&](std::string_view detail, double fraction) {
                 stages_.update(detail, (static_cast<double>(p) + fraction) / static_cast<double>(programs_.size()));
             };
-            tuner::Tuned tuned = tuner::tune(std::move(programs_[p]), *bound, cpu_backend(),
+            tuner::Tuned tuned = tuner::tune(std::move(programs_[p]), *bound, *device.backend,
                                              compile_options(options_.targets[p]), how, *stopwatch, cache_);
             programs_[p] = std::move(tuned.program);
             tuned_[p] = true;
@@ -399,8 +414,13 @@ class Builder {
     void write_sections() {
         if (!shapes_) return;
         for (size_t p = 0; p < programs_.size(); ++p) {
-            plan::Section section{full_target(options_.targets[p]), {}, tuned_[p] ? threads() : 0};
+            const std::string target = runtime::full_target(options_.targets[p]);
+            plan::Section section{target, {}, tuned_[p] ? threads() : 0, precision_of(target), {}};
             if (const Program* program = programs_[p].get()) {
+                for (const auto& [key, code] : program->binaries()) {
+                    auto copy = std::make_shared<std::vector<std::byte>>(code.begin(), code.end());
+                    section.binaries.push_back({key, *copy, copy});
+                }
                 // Where there was no choice but the interpreter or to dissolve, a later version may have one.
                 for (const RegionInfo& region : program->regions()) {
                     const bool forced =
@@ -438,6 +458,12 @@ class Builder {
             return;
         }
         for (size_t p = 0; p < programs_.size(); ++p) {
+            const std::string target = runtime::full_target(options_.targets[p]);
+            if (programs_[p] != nullptr && target.starts_with("cuda:") && runtime::device_of(target).name.empty()) {
+                report_.warnings.push_back("target '" + target + "' is not verified: this machine has no such GPU; " +
+                                           "there, `planish compare` does it");
+                continue;
+            }
             std::vector<Tensor> outputs;
             std::vector<VerificationRow> rows;
             if (programs_[p] == nullptr) {
@@ -448,9 +474,9 @@ class Builder {
                                                   static_cast<double>(programs_.size()));
                 });
             }
-            auto end = verification::verify_outputs(*bound, outputs, reference);
+            auto end = verification::verify_outputs(*bound, outputs, reference, roundoff_of(precision_of(target)));
             rows.insert(rows.end(), std::make_move_iterator(end.begin()), std::make_move_iterator(end.end()));
-            if (p == 0) report_.verification = rows;
+            if (report_.verification.empty()) report_.verification = rows;
             require_passed(rows);
         }
     }
@@ -484,6 +510,7 @@ class Builder {
     std::shared_ptr<plan::PlanContents> contents_;
     std::optional<std::vector<Dims>> shapes_;
     PackedStore packed_;
+    std::shared_ptr<DeviceStore> store_;
     std::vector<std::unique_ptr<Program>> programs_;  // by target; null: the interpreter runs the plan
     tuner::TimingCache cache_;
     std::vector<bool> tuned_;  // by target

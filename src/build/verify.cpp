@@ -117,21 +117,36 @@ double product_magnitude(const Node& node, const Tensor& a, const Tensor& b) {
     return na * nb * (node.is("Gemm") ? std::fabs(node.real("alpha")) : 1);
 }
 
+// What a region rounds beside its float32 arithmetic.
+struct Precision {
+    explicit Precision(const StepInfo& step)
+        : stored(step.unit_roundoff), factors(step.factor_roundoff), smallest(stored == 0x1p-11 ? 0x1p-24 : 0x1p-126) {}
+
+    double stored;    // unit roundoff of results where they are stored
+    double factors;   // of the factors of products before they are multiplied; 0: they are not rounded
+    double smallest;  // by which a result may be off however small it is: float16 has subnormals from 2^-24 on
+};
+
 // Absolute rounding error bound of one op's float32 outputs beyond what its inputs carry: relative part per element and
 // absolute part for all.
 struct OwnError {
     double relative = 0, absolute = 0;
 };
 
-OwnError own_error(const Node& node, const std::vector<const RefValue*>& inputs) {
+/// `precision` is that of the region: factors that are rounded by u before they are multiplied move a sum of products
+/// by at most u |a| |b|, after Cauchy-Schwarz, each.
+OwnError own_error(const Node& node, const std::vector<const RefValue*>& inputs, const Precision& precision) {
     if (has(node.op().traits, Trait::data_movement)) return {};
     const double k = kLambda * std::sqrt(static_cast<double>(summed(node)));
-    if (is_product(node)) return {2 * kEps, k * kEps * product_magnitude(node, inputs[0]->tensor, inputs[1]->tensor)};
+    if (is_product(node))
+        return {2 * kEps,
+                (k * kEps + 2 * precision.factors) * product_magnitude(node, inputs[0]->tensor, inputs[1]->tensor)};
     if (node.is("Attention")) {
         double largest = 0;
         if (inputs.size() > 2 && inputs[2])
             for (const float v : inputs[2]->tensor.data<float>()) largest = std::max(largest, std::fabs(double(v)));
-        return {kPointwiseUlps * kEps, k * kEps * largest};
+        // Scores and weights pass through the storage type on their way to the second product.
+        return {kPointwiseUlps * kEps, (k * kEps + 4 * precision.factors) * largest};
     }
     if (node.is("ReduceSum") || node.is("ReduceMean") || node.op().name.ends_with("Pool")) {
         double largest = 0;
@@ -203,7 +218,7 @@ struct RegionReference {
     std::vector<std::vector<double>> spread;  // by output; empty for non-float outputs
 };
 
-RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) {
+RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, const Precision& precision) {
     // A single op is looked at as a body of one node.
     const bool has_body = region.is("Region", "planish");
     const std::unique_ptr<Graph> body = has_body ? passes::flat_body(region) : nullptr;
@@ -226,7 +241,7 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) 
     auto run = [&](Values& values, const Node& node) {
         std::vector<RefValue> constants;
         const auto in = gather_inputs(node, values, constants);
-        if (!errors.contains(&node)) errors[&node] = own_error(node, in);
+        if (!errors.contains(&node)) errors[&node] = own_error(node, in, precision);
         std::vector<RefValue> out = reference::run_node(node, in);
         for (size_t i = 0; i < out.size(); ++i)
             if (node.outputs()[i]) values[node.outputs()[i]] = std::move(out[i]);
@@ -258,7 +273,7 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs) 
         // In the order of the inputs, so that equal builds draw equal signs.
         for (const Value* value : operands)
             if (reread.contains(value) && value && !moved.contains(value))
-                moved[value] = RefValue(perturbed(given.at(value).tensor, {2 * kEps, 0},
+                moved[value] = RefValue(perturbed(given.at(value).tensor, {2 * std::max(kEps, precision.factors), 0},
                                                   sign == Sign::plus ? Sign::random : sign, generator));
         for (const Node* node : nodes) {
             if (fixed.contains(node)) {
@@ -292,7 +307,8 @@ struct Comparison {
     std::string note;
 };
 
-Comparison compare(const Tensor& actual, const Tensor& expected, const std::vector<double>& spread) {
+Comparison compare(const Tensor& actual, const Tensor& expected, const std::vector<double>& spread,
+                   const Precision& precision) {
     Comparison result;
     if (expected.dtype() != DType::f32) {
         if (!identical(actual, expected)) result = {1, 0, INFINITY, "elements differ from the reference"};
@@ -308,7 +324,8 @@ Comparison compare(const Tensor& actual, const Tensor& expected, const std::vect
         for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
             if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
             const double error = std::fabs(double(a[i]) - b[i]);
-            const double tolerance = 4 * spread[i] + mean + 2 * kEps * std::fabs(double(b[i])) + 0x1p-126;
+            const double tolerance =
+                4 * spread[i] + mean + 2 * precision.stored * std::fabs(double(b[i])) + precision.smallest;
             const double ratio = std::isfinite(error) ? error / tolerance : INFINITY;
             if (std::isnan(a[i]) != std::isnan(b[i]) && most.note.empty())
                 most.note = "not a number where the reference is one";
@@ -354,10 +371,12 @@ std::vector<VerificationRow> verify_regions(const Program& program, const std::v
             rows.push_back(std::move(row));
             return;
         }
-        const RegionReference expected = evaluate(region, read);
+        const Precision precision(info);
+        const RegionReference expected = evaluate(region, read, precision);
         double worst = -1;
         for (size_t i = 0; i < expected.outputs.size(); ++i) {
-            const Comparison c = compare(values.read(*region.outputs()[i]), expected.outputs[i], expected.spread[i]);
+            const Comparison c =
+                compare(values.read(*region.outputs()[i]), expected.outputs[i], expected.spread[i], precision);
             if (c.ratio > worst) {
                 worst = c.ratio;
                 row.error = c.error;
@@ -374,7 +393,7 @@ std::vector<VerificationRow> verify_regions(const Program& program, const std::v
 }
 
 std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vector<Tensor>& outputs,
-                                            const std::vector<Tensor>& reference) {
+                                            const std::vector<Tensor>& reference, double roundoff) {
     double k = 1;
     for (const auto& node : graph.nodes()) {
         if (!node->is("Region", "planish")) {
@@ -384,6 +403,7 @@ std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vecto
         const auto body = passes::flat_body(*node);
         for (const auto& inner : body->nodes()) k += std::sqrt(static_cast<double>(summed(*inner)));
     }
+    const size_t regions = graph.nodes().size() + 1;
     std::vector<VerificationRow> rows;
     for (size_t i = 0; i < outputs.size(); ++i) {
         VerificationRow row{"output:" + graph.outputs()[i]->name, {}, "", 0, 0, true, {}};
@@ -395,7 +415,10 @@ std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vecto
             double largest = 0;
             for (int64_t e = 0; e < b.size(); ++e)
                 if (const double y = b.at_double(e); std::isfinite(y)) largest = std::max(largest, std::fabs(y));
-            row.tolerance = kLambda * k * unit_roundoff(b.dtype()) * largest;
+            const double eps = unit_roundoff(b.dtype());
+            // Three roundings a region: of its inputs, of its weights, of its result.
+            const double coarse = roundoff > eps ? roundoff * std::sqrt(3.0 * static_cast<double>(regions)) : 0;
+            row.tolerance = kLambda * (k * eps + coarse) * largest;
             for (int64_t e = 0; e < b.size(); ++e) {
                 const double x = a.at_double(e), y = b.at_double(e);
                 if (x == y || (std::isnan(x) && std::isnan(y))) continue;

@@ -22,9 +22,10 @@ std::vector<VerificationRow> verify_regions(const Program& program, const std::v
                                             const std::function<void(double)>& progress = {});
 
 /// Compares the network's outputs with `reference`. The tolerance is eps * lambda * (sum over regions of sqrt(K)) *
-/// max |reference|: every layer adds at most its own rounding error to signals of the network's own scale.
+/// max |reference|: every layer adds at most its own rounding error to signals of the network's own scale. Where values
+/// are stored with a coarser `roundoff` than eps, each region adds one of those, the square root of as many at random.
 std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vector<Tensor>& outputs,
-                                            const std::vector<Tensor>& reference);
+                                            const std::vector<Tensor>& reference, double roundoff = 0x1p-24);
 
 /// Inputs for a graph with static input shapes: normal floats; integers that index tables stay below the table's
 /// length, other integers and booleans are 0 or 1. Deterministic.

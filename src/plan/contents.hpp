@@ -1,8 +1,10 @@
 // PlanContents: what a .plan holds, as data. The writer and the reader are two views of this file.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,11 +25,20 @@ struct Tactic {
     std::string implementation;
 };
 
-/// What was compiled for one target. No machine code: descriptors that the backend checks and expands at load.
+/// Machine code of one kernel, by the backend's own key. The bytes may borrow the mapped file.
+struct Binary {
+    std::string key;
+    std::span<const std::byte> code;
+    std::shared_ptr<const void> owner;
+};
+
+/// What was compiled for one target: descriptors that the backend checks and expands at load and, for a GPU, cubins.
 struct Section {
-    std::string target;           // "cpu:avx512"
+    std::string target;           // "cpu:avx512", "cuda:sm_90a"
     std::vector<Tactic> tactics;  // sorted by region, for the shapes of profiles[0].opt
     int threads = 0;              // that they were measured with; 0: they were not measured
+    std::string precision = "fp32";
+    std::vector<Binary> binaries;  // sorted by key
 };
 
 /// Everything here is deterministic: no times, no dates, no paths of the building machine.

@@ -97,7 +97,14 @@ class Reader {
         each(plan.profiles(),
              [&](const fbs::Profile& p) { contents.profiles.push_back(read_profile(p, *contents.graph)); });
         each(plan.sections(), [&](const fbs::Section& s) {
-            Section section{text(s.target()), {}, s.threads()};
+            Section section{text(s.target()), {}, s.threads(), "fp32", {}};
+            if (s.precision()) section.precision = text(s.precision());
+            each(s.binaries(), [&](const fbs::Binary& binary) {
+                const auto blob = static_cast<size_t>(binary.blob());
+                if (binary.blob() < 0 || blob >= blobs_.size() || blobs_[blob].empty())
+                    damaged("the code of kernel '" + text(binary.key()) + "' is not there");
+                section.binaries.push_back({text(binary.key()), blobs_[blob], keep_alive_});
+            });
             for (auto& [region, implementation] : pairs(s.tactics()))
                 section.tactics.push_back({std::move(region), std::move(implementation)});
             contents.sections.push_back(std::move(section));

@@ -25,21 +25,19 @@ class BlobTable {
         fbs::Blob blob;
     };
 
-    int add(const Tensor& tensor) {
-        const auto bytes = static_cast<size_t>(tensor.bytes());
-        const auto [it, fresh] = by_pointer_.try_emplace({tensor.raw(), bytes}, -1);
+    int add(const void* data, size_t bytes) {
+        const auto [it, fresh] = by_pointer_.try_emplace({data, bytes}, -1);
         if (!fresh) return it->second;
-        const uint64_t sum = checksum(tensor.raw(), bytes);
+        const uint64_t sum = checksum(data, bytes);
         auto [first, last] = by_checksum_.equal_range(sum);
         for (; first != last; ++first) {
             const Entry& known = entries_[static_cast<size_t>(first->second)];
-            if (known.bytes == bytes && std::memcmp(known.data, tensor.raw(), bytes) == 0)
-                return it->second = first->second;
+            if (known.bytes == bytes && std::memcmp(known.data, data, bytes) == 0) return it->second = first->second;
         }
         if (entries_.size() >= static_cast<size_t>(std::numeric_limits<int>::max()))
             fail(ErrorCode::resource_exhausted, "a plan holds at most 2^31 - 1 weights");
         const int index = static_cast<int>(entries_.size());
-        entries_.push_back({tensor.raw(), bytes, fbs::Blob(end_, bytes, sum)});
+        entries_.push_back({data, bytes, fbs::Blob(end_, bytes, sum)});
         end_ = align_up(end_ + bytes);
         by_checksum_.emplace(sum, index);
         return it->second = index;
@@ -93,7 +91,14 @@ class DescriptionWriter {
             StringPairs tactics;
             for (const Tactic& t : section.tactics) tactics.emplace_back(t.region, t.implementation);
             const auto rows = pairs(tactics);
-            sections.push_back(fbs::CreateSection(builder_, string(section.target), rows, section.threads));
+            std::vector<Offset<fbs::Binary>> binaries;
+            for (const Binary& binary : section.binaries)
+                binaries.push_back(fbs::CreateBinary(builder_, string(binary.key),
+                                                     blobs_.add(binary.code.data(), binary.code.size())));
+            const auto precision = section.precision == "fp32" ? 0 : string(section.precision);
+            const auto codes = binaries.empty() ? 0 : builder_.CreateVector(binaries);
+            sections.push_back(
+                fbs::CreateSection(builder_, string(section.target), rows, section.threads, precision, codes));
         }
         const auto provenance = write_provenance(contents.provenance);
         std::vector<fbs::Blob> blobs;
@@ -139,7 +144,8 @@ class DescriptionWriter {
         if (tensor.dtype() == DType::string)
             return fbs::CreateTensorData(builder_, dtype, dims, -1, 0, strings(tensor.strings()));
         if (static_cast<size_t>(tensor.bytes()) > kInlineLimit)
-            return fbs::CreateTensorData(builder_, dtype, dims, blobs_.add(tensor));
+            return fbs::CreateTensorData(builder_, dtype, dims,
+                                         blobs_.add(tensor.raw(), static_cast<size_t>(tensor.bytes())));
         const auto bytes =
             builder_.CreateVector(static_cast<const uint8_t*>(tensor.raw()), static_cast<size_t>(tensor.bytes()));
         return fbs::CreateTensorData(builder_, dtype, dims, -1, bytes);

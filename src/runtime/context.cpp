@@ -100,6 +100,7 @@ void Context::Impl::select() {
         found = engine->prepare(key, shapes);
     }
     if (const Program* program = found->compiled.program.get()) {
+        if (!state) state = engine->device.backend->create_state(engine->device.ordinal);
         if (static_cast<size_t>(program->arena_bytes()) > arena.size())
             arena = AlignedBuffer(static_cast<size_t>(program->arena_bytes()));
         input_pointers.resize(found->input_of_port.size());
@@ -124,10 +125,19 @@ void Context::Impl::execute() {
     }
     for (size_t i = 0; i < input_pointers.size(); ++i)
         input_pointers[i] = views[static_cast<size_t>(current->input_of_port[i])]->data;
-    program.run(input_pointers, targets, arena.data(), engine->threads);
+    if (state)
+        program.run_in(input_pointers, targets, *state, stream);
+    else
+        program.run(input_pointers, targets, arena.data(), engine->threads);
 }
 
 std::vector<RefValue> Context::Impl::interpret() {
+    for (const TensorView* view : views)
+        if (engine->device.ordinal >= 0 && engine->device.backend->is_device_memory(view->data, engine->device.ordinal))
+            fail(ErrorCode::unsupported,
+                 "the reference interpreter runs this plan on the CPU (" + current->compiled.interpreted +
+                     "), it cannot read an array on the GPU",
+                 "give host arrays");
     std::vector<RefValue> values;
     for (const TensorView* view : views) values.push_back(borrow(*view));
     return own(reference::run_graph(*current->compiled.graph, std::move(values)));

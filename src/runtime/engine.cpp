@@ -37,6 +37,12 @@ void append_key(std::vector<int64_t>& key, const Value& input, const Dims& dims)
     key.insert(key.end(), dims.begin(), dims.end());
 }
 
+std::vector<std::string> targets_of(const plan::PlanContents& contents) {
+    std::vector<std::string> targets;
+    for (const plan::Section& section : contents.sections) targets.push_back(section.target);
+    return targets;
+}
+
 /// Shapes to compile at load: what the plan was tuned for, or the graph's own when they are all fixed.
 std::optional<std::vector<Dims>> shapes_at_load(const plan::PlanContents& contents) {
     if (!contents.profiles.empty()) return contents.profiles[0].opt;
@@ -63,7 +69,9 @@ std::string_view version() {
 }
 
 Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOptions& options)
-    : contents(std::move(plan)), device(runtime::find_device(options.device)), cache(options.cached_shapes) {
+    : contents(std::move(plan)),
+      device(runtime::find_device(options.device, targets_of(*contents))),
+      cache(options.cached_shapes) {
     if (options.threads < 0)
         fail(ErrorCode::invalid_argument, "threads is " + std::to_string(options.threads),
              "give a positive number, or 0 for one for each core that the process may use");
@@ -74,16 +82,24 @@ Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOpt
     static const int cores = cpu_budget().cores;
     threads = std::min(options.threads == 0 ? cores : options.threads, ThreadPool::process().size());
     compile_options.target = device.target;
+    compile_options.device = device.ordinal;
+    compile_options.store = device.backend->create_store(device.ordinal);
     compile_options.threads = threads;
     compile_options.packed = &packed;
     compile_options.only_reference = options.only_reference;
     compiled_at_load = true;
+    // A GPU that the plan has no section for computes as the plan's other GPUs would.
+    for (const plan::Section& section : contents->sections)
+        if (device.ordinal >= 0 && section.target.starts_with("cuda:")) compile_options.precision = section.precision;
     for (const plan::Section& section : contents->sections) {
         if (section.target != device.target) continue;
         compiled_at_load = false;
+        compile_options.precision = section.precision;
+        for (const plan::Binary& binary : section.binaries) binaries[binary.key] = binary.code;
         if (options.only_reference) continue;
         for (const plan::Tactic& tactic : section.tactics) tactics[tactic.region] = tactic.implementation;
     }
+    compile_options.binaries = &binaries;
     for (const Value* input : graph().inputs()) {
         inputs.push_back(describe(*input));
         tensors_only = tensors_only && input->type.kind == Kind::tensor;
@@ -144,11 +160,13 @@ EngineInfo Engine::Impl::info() const {
     std::unordered_set<const void*> seen;
     count_constants(graph(), seen, result.weight_bytes);
     result.packed_bytes = packed.bytes();
+    result.precision = compile_options.precision;
+    if (compile_options.store) result.device_weight_bytes = compile_options.store->bytes();
     if (!tensors_only) result.interpreted = "an input is a sequence or an optional";
     cache.for_each([&](const runtime::Prepared& prepared) {
         ++result.programs;
         if (const Program* program = prepared.compiled.program.get()) {
-            result.arena_bytes = std::max(result.arena_bytes, program->arena_bytes());
+            result.arena_bytes = std::max({result.arena_bytes, program->arena_bytes(), program->device_arena_bytes()});
             for (std::string& ignored : program->ignored_tactics())
                 result.ignored_tactics.push_back(std::move(ignored));
         } else
@@ -218,8 +236,9 @@ std::vector<LayerRow> Engine::layers(std::span<const Dims> shapes) const {
     std::vector<LayerRow> rows;
     if (!prepared->compiled.program) return rows;
     for (StepInfo& step : prepared->compiled.program->steps())
-        rows.push_back({step.name, step.layers, step.op, step.implementation, impl_->device.name, step.dtype,
-                        step.flops, step.bytes, std::move(step.refused)});
+        rows.push_back({step.name, step.layers, step.op, step.implementation,
+                        step.placement == "cpu" ? "cpu" : impl_->device.name, step.dtype, step.flops, step.bytes,
+                        std::move(step.refused)});
     return rows;
 }
 

@@ -33,6 +33,7 @@ struct Engine::Impl {
     runtime::Device device;
     CompileOptions compile_options;
     std::map<std::string, std::string> tactics;  // of the plan's section for this device
+    KernelBinaries binaries;                     // likewise
     int threads = 1;
     bool tensors_only = true;  // every input is a tensor
     bool compiled_at_load = false;
@@ -61,6 +62,8 @@ struct Context::Impl {
     std::shared_ptr<const Engine::Impl> engine;
     std::shared_ptr<const runtime::Prepared> current;
     AlignedBuffer arena;
+    std::unique_ptr<DeviceState> state;  // on a GPU
+    uintptr_t stream = 0;                // of the next run: the caller's, 0: the state's own
     std::vector<int64_t> key, current_key;
     std::vector<const TensorView*> views;     // by engine input
     std::vector<void*> targets;               // by engine output

@@ -8,7 +8,6 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "backends/cpu/memory_plan.hpp"
 #include "backends/cpu/program.hpp"
 #include "backends/cpu/roofline.hpp"
 #include "base/thread_pool.hpp"
@@ -17,41 +16,6 @@
 #include "planish/error.hpp"
 
 namespace planish {
-
-std::string_view to_string(Refusal refusal) {
-    switch (refusal) {
-        case Refusal::none:
-            return "none";
-        case Refusal::op_not_handled:
-            return "op_not_handled";
-        case Refusal::dtype_not_handled:
-            return "dtype_not_handled";
-        case Refusal::layout_not_handled:
-            return "layout_not_handled";
-        case Refusal::shape_not_handled:
-            return "shape_not_handled";
-        case Refusal::attribute_not_handled:
-            return "attribute_not_handled";
-        case Refusal::post_op_not_handled:
-            return "post_op_not_handled";
-        case Refusal::isa_missing:
-            return "isa_missing";
-        case Refusal::weights_not_constant:
-            return "weights_not_constant";
-        case Refusal::slower:
-            return "slower";
-        case Refusal::disabled:
-            return "disabled";
-    }
-    return "none";
-}
-
-bool is_static(const Graph& graph) {
-    for (const Value* value : graph.values())
-        if (value->type.kind != Kind::tensor || value->type.dtype == DType::string || !value->has_static_shape())
-            return false;
-    return true;
-}
 
 namespace cpu {
 namespace {
@@ -306,38 +270,9 @@ class Compiler {
 
     // ---- lowering ----
 
-    static bool is_alias(const Node& node) {
-        if (!node.op().domain.empty()) return false;
-        for (std::string_view op : {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
-            if (node.op().name == op) return true;
-        return false;
-    }
-
-    // A Transpose that only renames axes: channels-last memory read as [N, ..., C], or plain [N, ..., C] memory taken
-    // as a channels-last tensor. The layout of the result, when its bytes are those of the input.
-    std::optional<Layout> transpose_alias(const Node& node) const {
-        if (!node.is("Transpose")) return std::nullopt;
-        std::vector<int64_t> perm = node.integers("perm");
-        const Dims in = node.input(0)->dims(), out = node.output()->dims();
-        const auto rank = static_cast<int64_t>(in.size());
-        if (perm.empty())
-            for (int64_t i = rank; i-- > 0;) perm.push_back(i);
-        // Axes of length 1 lie anywhere: compare the order of the others in memory.
-        auto order = [&](Layout layout, bool result) {
-            std::vector<int64_t> axes(in.size());
-            for (int64_t i = 0; i < rank; ++i)
-                axes[static_cast<size_t>(physical_axis(i, rank, layout))] = result ? perm[static_cast<size_t>(i)] : i;
-            std::erase_if(axes, [&](int64_t a) { return in[static_cast<size_t>(a)] == 1; });
-            return axes;
-        };
-        const auto lies = order(layout_of(node.input(0)), false);
-        for (const Layout layout : {Layout::plain, Layout::channels_last})
-            if (order(layout, true) == lies) return layout;
-        return std::nullopt;
-    }
-
     void lower(Node& node) {
-        if (const auto layout = transpose_alias(node)) {
+        const Value* moved = node.is("Transpose") ? node.input(0) : nullptr;
+        if (const auto layout = moved ? transpose_alias(node, layout_of(moved)) : std::nullopt) {
             locate(node.output(), *layout, located_.at({node.input(0), layout_of(node.input(0))}));
             return;
         }
@@ -387,18 +322,6 @@ class Compiler {
         step.info = describe(region, *step.kernel, choice);
         push(std::move(step), std::move(wires));
         lowering_ = -1;
-    }
-
-    static std::vector<std::string> layers_of(const Node& node) {
-        return node.origins.empty() ? std::vector<std::string>{node.name} : node.origins;
-    }
-
-    static std::string op_of(const RegionView& region) {
-        if (!region.has_body()) return std::string(region.node().op().name);
-        std::string op;
-        const auto body = passes::flat_body(region.node());
-        for (const auto& inner : body->nodes()) op += (op.empty() ? "" : "+") + std::string(inner->op().name);
-        return op;
     }
 
     static void sign(const RegionView& region, std::span<const Layout> available, RegionInfo& info) {

@@ -6,17 +6,9 @@
 #include <vector>
 
 #include "backends/cpu/implementation.hpp"
+#include "backends/memory_plan.hpp"
 
 namespace planish::cpu {
-
-/// Where bytes are: a base that is known at run time plus an offset.
-struct Slot {
-    enum class Base : uint8_t { none, absolute, arena, input, output };
-    Base base = Base::none;
-    int index = 0;                       // which input or output
-    int64_t offset = 0;                  // into the base
-    const std::byte* address = nullptr;  // absolute: a constant
-};
 
 struct Step {
     std::shared_ptr<const Kernel> kernel;

@@ -1,19 +1,13 @@
 // Arena offsets: greedy by size over interval overlaps.
-#include "backends/cpu/memory_plan.hpp"
+#include "backends/memory_plan.hpp"
 
 #include <algorithm>
 #include <numeric>
 
-namespace planish::cpu {
-namespace {
-constexpr int64_t kAlignment = 64;
+namespace planish {
 
-int64_t round_up(int64_t bytes) {
-    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
-}  // namespace
-
-MemoryPlan plan_memory(std::span<const BufferLife> buffers) {
+MemoryPlan plan_memory(std::span<const BufferLife> buffers, int64_t alignment) {
+    const auto round_up = [&](int64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; };
     struct Block {
         int64_t bytes = 0, offset = -1;
         int first = 0, last = 0;
@@ -76,4 +70,4 @@ MemoryPlan plan_memory(std::span<const BufferLife> buffers) {
     return plan;
 }
 
-}  // namespace planish::cpu
+}  // namespace planish

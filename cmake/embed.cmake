@@ -1,0 +1,11 @@
+# cmake -DOUT=file.cpp -DFILES=a|b -P embed.cmake: a C++ source with the text of each file, for src/backends/cuda/embedded.hpp.
+string(REPLACE "|" ";" files "${FILES}")
+set(text "// Generated from src/backends/cuda/kernels.\n#include \"backends/cuda/embedded.hpp\"\n\nnamespace planish::cuda {\n\n")
+string(APPEND text "std::span<const EmbeddedFile> embedded_files() {\n    static constexpr EmbeddedFile kFiles[] = {\n")
+foreach(file IN LISTS files)
+    get_filename_component(name ${file} NAME)
+    file(READ ${file} content)
+    string(APPEND text "{\"planish/${name}\", R\"planish_text(${content})planish_text\"},\n")
+endforeach()
+string(APPEND text "{{}, {}},\n    };\n    return {kFiles, std::size(kFiles) - 1};\n}\n\n}  // namespace planish::cuda\n")
+file(WRITE ${OUT} "${text}")
