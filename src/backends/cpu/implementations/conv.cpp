@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include "backends/cpu/implementations/image_window.hpp"
 #include "backends/cpu/jit/gemm.hpp"
 #include "backends/cpu/jit/winograd.hpp"
 #include "backends/cpu/strided_copy.hpp"
+#include "backends/image_window.hpp"
 #include "base/thread_pool.hpp"
 
 namespace planish::cpu {

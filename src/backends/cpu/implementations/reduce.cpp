@@ -3,9 +3,9 @@
 
 #include <numeric>
 
-#include "backends/cpu/implementations/image_window.hpp"
 #include "backends/cpu/kernels/kernels.hpp"
 #include "backends/cpu/split.hpp"
+#include "backends/image_window.hpp"
 
 namespace planish::cpu::families {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "ir/infer_common.hpp"
 
-namespace planish::cpu {
+namespace planish {
 
 /// [0] is the height, [1] the width; a single spatial axis is the width of an image of height 1.
 struct ImageWindow {
@@ -30,4 +30,4 @@ inline ImageWindow image_window(const Node& node, const Dims& kernel = {}) {
     return image;
 }
 
-}  // namespace planish::cpu
+}  // namespace planish
