@@ -66,7 +66,7 @@ TEST_P(RowChainTest, SameBitsAsItsLinksOneByOne) {
     if (hardware_isa() < isa) GTEST_SKIP() << "this processor lacks " << to_string(isa);
     ThreadPool pool(3);
     std::mt19937 random(5);
-    int several_bands = 0;
+    int several_bands = 0, windows_moved = 0;
     for (int i = 0; i < 40; ++i) {
         const Network n(random);
         SCOPED_TRACE(testing::Message() << "case " << i << ": " << n.images << "x" << n.expand.h << "x" << n.expand.w
@@ -80,6 +80,7 @@ TEST_P(RowChainTest, SameBitsAsItsLinksOneByOne) {
             std::make_shared<const ConvPlan>(project, n.residual, isa, PanelWidth{}, ConvPlan::Order::rows);
         const RowChain chain({{one, n.activation}, {two, n.activation}, {three, n.residual}});
         several_bands += chain.band_rows() < project.h;
+        windows_moved += chain.window_floats() < expand.oh() * expand.ow() * expand.oc;
 
         const auto x = random_floats(n.images * expand.h * expand.w * expand.c, random);
         const auto w1 = random_floats(expand.oc * expand.c * expand.kh * expand.kw, random);
@@ -119,6 +120,7 @@ TEST_P(RowChainTest, SameBitsAsItsLinksOneByOne) {
         }
     }
     EXPECT_GT(several_bands, 10);
+    EXPECT_GT(windows_moved, 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, RowChainTest, testing::Values(Isa::avx2, Isa::avx512),

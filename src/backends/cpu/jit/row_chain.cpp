@@ -11,6 +11,7 @@ namespace planish::cpu {
 namespace {
 
 constexpr int64_t kWindowBytes = 384 * 1024;  // of all windows: with weights and input, what L2 keeps
+constexpr int64_t kSlackBytes = 192 * 1024;   // of each, beyond that: room to slide on before the overlap is moved
 
 constexpr int64_t round_up(int64_t n, int64_t unit) {
     return (n + unit - 1) / unit * unit;
@@ -64,6 +65,22 @@ RowChain::RowChain(std::vector<ChainLink> links) : links_(std::move(links)) {
     const int64_t bands = (rows + band - 1) / band;
     band_rows_ = std::min(band, round_up((rows + bands - 1) / bands, 2));  // even: depthwise rows pair up
     window_floats_ = window_floats_for(band_rows_, &capacity_);
+    if (rows > 2 * band_rows_) add_slack();
+}
+
+// A window that begins anew where the last one ended moves what they share to its front. With room behind it, it slides
+// on instead, and moves only once in some bands.
+void RowChain::add_slack() {
+    const auto one = rows_needed(band_rows_, 2 * band_rows_);
+    const auto next = rows_needed(2 * band_rows_, std::min(3 * band_rows_, links_.back().rows()));
+    for (size_t i = 0; i < capacity_.size(); ++i) {
+        const int64_t step = next[i].first - one[i].first, row = links_[i].row_floats();
+        if (next[i].first >= one[i].second || step <= 0) continue;
+        const int64_t steps = kSlackBytes / static_cast<int64_t>(sizeof(float)) / (step * row);
+        const int64_t capacity = std::min(capacity_[i] + steps * step, links_[i].rows());
+        window_floats_ += round_up(capacity * row, 16) - round_up(capacity_[i] * row, 16);
+        capacity_[i] = capacity;
+    }
 }
 
 std::vector<std::pair<int64_t, int64_t>> RowChain::rows_needed(int64_t begin, int64_t end) const {

@@ -60,6 +60,7 @@ class RowChain {
   private:
     /// Rows of each link's output that output rows [begin, end) of the last link need.
     std::vector<std::pair<int64_t, int64_t>> rows_needed(int64_t begin, int64_t end) const;
+    void add_slack();
     int64_t window_floats_for(int64_t band, std::vector<int64_t>* capacity) const;
     void run_bands(const float* x, float* y, std::span<const LinkArgs> args, int64_t image, int64_t begin, int64_t end,
                    std::byte* scratch) const;
