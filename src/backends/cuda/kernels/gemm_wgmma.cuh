@@ -1,0 +1,523 @@
+// C = epilogue(A B^T) on Hopper: wgmma fed by the tensor copy engine, for matrix products and for convolutions as
+// implicit products (rows of A are output pixels, gathered by im2col copies; K runs over taps, then channels).
+//
+//   struct Config {
+//       using Element = planish::f16;           // or bf16; accumulation is in float32
+//       static constexpr int kTileM, kTileN;    // of a block; N: 32, 64, 96, 128, 192, 256
+//       static constexpr int kStages;           // of 64 along K in shared memory
+//       static constexpr int kConsumers;        // warpgroups that multiply: 1 or 2
+//       static constexpr bool kPingPong;        // they take tiles in turn: one's epilogue runs under the other's products
+//       static constexpr int kClusterM, kClusterN;  // blocks that share the tiles of B, of A by multicast
+//       static constexpr int kSplitK;           // blocks of a cluster that share one tile's K, summed in order
+//       static constexpr int kChunks;           // buffers of a consumer's epilogue
+//       static constexpr bool kConvolution;
+//   };
+//
+// A block is the consumers, a warp that loads stages, and a warp that loads the epilogue's residual tensor; beside two
+// consumers these are half of a warpgroup that gives most of its registers to the consumers' accumulators. Blocks are persistent: they walk tiles in an order that keeps their neighbours' A
+// and B in the L2 cache.
+#pragma once
+
+#include "planish/gemm_wgmma_params.h"
+#include "planish/hopper.cuh"
+
+namespace planish {
+
+/// -1: none.
+template <class Epilogue>
+constexpr __device__ int first_tensor_operand() {
+    for (int i = 0; i < Epilogue::kOperands; ++i) {
+        if (Epilogue::kind(i) == Epilogue::tensor) return i;
+    }
+    return -1;
+}
+
+template <class Config, class Epilogue>
+struct GemmWgmma {
+    using T = typename Config::Element;
+
+    static constexpr int kTileM = Config::kTileM, kTileN = Config::kTileN, kStages = Config::kStages;
+    static constexpr int kConsumers = Config::kConsumers, kSplitK = Config::kSplitK;
+    static constexpr bool kPingPong = Config::kPingPong;
+    static constexpr int kClusterM = Config::kClusterM, kClusterN = Config::kClusterN;
+    static constexpr bool kMulticast = kClusterM * kClusterN > 1;
+    static constexpr int kRows = kPingPong ? kTileM : kTileM / kConsumers;  // of a consumer
+    static constexpr int kBlocksM = kRows / 64;                             // products along M of a consumer
+    static constexpr int kChunkN = kTileN % 64 == 0 ? 64 : 32;              // columns that are stored at once
+    static constexpr int kChunkBytes = kRows * kChunkN * 2;
+    static constexpr int kStageA = kTileM * 128, kStageB = kTileN * 128;
+    static constexpr int kThreads = kConsumers == 1 ? 192 : 384;
+    static constexpr int kReleases = 4 * (kPingPong ? 1 : kConsumers) * (kClusterM + kClusterN - 1);
+
+    static_assert(!kPingPong || (kConsumers == 2 && kSplitK == 1));
+    static_assert(kRows % 64 == 0 && !(kMulticast && kSplitK > 1));
+    static_assert(!Config::kConvolution || kClusterN == 1);
+    static_assert(kTileN % kClusterM == 0 && kTileN / kClusterM % 8 == 0 && kTileM / kClusterN % 8 == 0);
+    static_assert(Config::kChunks >= 2);
+
+    /// The epilogue's first tensor operand comes through shared memory, the others are read where they are needed.
+    static constexpr int kResidual = kSplitK > 1 ? -1 : first_tensor_operand<Epilogue>();
+
+    // Shared memory, from a multiple of 1024.
+    static constexpr int kB = kStages * kStageA;
+    static constexpr int kChunkBuffers = kB + kStages * kStageB;
+    static constexpr int kBarriers = kChunkBuffers + (kSplitK > 1 ? 0 : kConsumers * Config::kChunks * kChunkBytes);
+    static constexpr int kShared = 1024 + kBarriers + 8 * (2 * kStages + 2 + 2 * kConsumers * Config::kChunks);
+    // Partial sums lie over the stages; eight columns of padding keep rows in different banks.
+    static constexpr int kSumStride = kTileN + 8;
+    static_assert(kSplitK == 1 || kTileM * kSumStride * 4 <= kChunkBuffers);
+
+    const GemmWgmmaParams& p;
+    unsigned shared;  // address of the aligned shared memory
+    int warp, lane;
+    unsigned rank;  // in the cluster
+
+    __device__ Barrier full(int stage) const { return shared + kBarriers + 8 * stage; }
+    __device__ Barrier empty(int stage) const { return full(kStages + stage); }
+    __device__ Barrier turn(int group) const { return full(2 * kStages + group); }
+    __device__ Barrier residual_full(int group, int buffer) const {
+        return full(2 * kStages + 2 + group * Config::kChunks + buffer);
+    }
+    __device__ Barrier residual_empty(int group, int buffer) const {
+        return residual_full(group, kConsumers * Config::kChunks + buffer);
+    }
+    __device__ unsigned chunk_buffer(int group, int buffer) const {
+        return shared + kChunkBuffers + (group * Config::kChunks + buffer) * kChunkBytes;
+    }
+
+    // ---- Tiles of this block ----------------------------------------------------------------------------------------
+
+    static constexpr int kCluster = kMulticast ? kClusterM * kClusterN : kSplitK;
+
+    struct Tile {
+        int row, column;
+    };
+    __device__ int first_tile() const { return static_cast<int>(blockIdx.x) / kCluster; }
+    __device__ int tile_step() const { return static_cast<int>(gridDim.x) / kCluster; }
+    __device__ int tile_count() const { return p.tiles_m * p.tiles_n; }
+    /// Groups of p.group rows are walked column by column.
+    __device__ Tile tile(int index) const {
+        const int group_size = p.group * p.tiles_n;
+        const int first = index / group_size * p.group;
+        const int rows = min(p.group, p.tiles_m - first), rest = index % group_size;
+        int m = first + rest % rows, n = rest / rows;
+        if constexpr (kMulticast) {
+            m = m * kClusterM + static_cast<int>(rank) % kClusterM;
+            n = n * kClusterN + static_cast<int>(rank) / kClusterM;
+        }
+        return {m * kTileM, n * kTileN};
+    }
+    __device__ int first_step() const { return kSplitK == 1 ? 0 : p.steps * static_cast<int>(rank) / kSplitK; }
+    __device__ int last_step() const {
+        return kSplitK == 1 ? p.steps : p.steps * (static_cast<int>(rank) + 1) / kSplitK;
+    }
+
+    // ---- Loads ------------------------------------------------------------------------------------------------------
+
+    /// Where along K a step lies. One division, at a tile's start.
+    struct Step {
+        int channel, tap, tap_w, tap_h;
+    };
+    __device__ Step step_at(int index) const {
+        if constexpr (!Config::kConvolution) return {index * 64, 0, 0, 0};
+        const int tap = index / p.channel_steps;
+        return {(index - tap * p.channel_steps) * 64, tap, tap % p.kernel_w, tap / p.kernel_w};
+    }
+    __device__ void next(Step& step) const {
+        step.channel += 64;
+        if constexpr (Config::kConvolution) {
+            if (step.channel < p.channel_steps * 64) return;
+            step.channel = 0;
+            ++step.tap;
+            if (++step.tap_w == p.kernel_w) {
+                step.tap_w = 0;
+                ++step.tap_h;
+            }
+        }
+    }
+    __device__ Pixel pixel_at(int row) const {
+        const int image = p.out_h * p.out_w;
+        const int n = row / image, in_image = row - n * image;
+        const int y = in_image / p.out_w, x = in_image - y * p.out_w;
+        return {x * p.stride_w - p.pad_left, y * p.stride_h - p.pad_top, n};
+    }
+
+    __device__ void load_a(int stage, const Step& step, int row, const Pixel& pixel) const {
+        const unsigned to = shared + stage * kStageA;
+        if constexpr (Config::kConvolution) {
+            copy_im2col(to, &p.a, full(stage), step.channel, pixel, step.tap_w * p.dilation_w,
+                        step.tap_h * p.dilation_h);
+        } else if constexpr (kClusterN > 1) {
+            // Each block of a row of the cluster brings its share of the rows of A to all of them.
+            const int m = static_cast<int>(rank) % kClusterM, share = static_cast<int>(rank) / kClusterM;
+            unsigned blocks = 0;
+            for (int i = 0; i < kClusterN; ++i) blocks |= 1u << (m + i * kClusterM);
+            copy_tile_multicast(to + share * (kStageA / kClusterN), &p.a, full(stage), blocks, step.channel,
+                                row + share * (kTileM / kClusterN));
+        } else {
+            copy_tile(to, &p.a, full(stage), step.channel, row);
+        }
+    }
+    __device__ void load_b(int stage, const Step& step, int column) const {
+        const unsigned to = shared + kB + stage * kStageB;
+        if constexpr (kClusterM > 1) {
+            const int n = static_cast<int>(rank) / kClusterM, share = static_cast<int>(rank) % kClusterM;
+            const unsigned blocks = ((1u << kClusterM) - 1) << (n * kClusterM);
+            copy_tile_multicast(to + share * (kStageB / kClusterM), &p.b, full(stage), blocks, step.channel, step.tap,
+                                column + share * (kTileN / kClusterM));
+        } else {
+            copy_tile(to, &p.b, full(stage), step.channel, step.tap, column);
+        }
+    }
+
+    /// One thread.
+    __device__ void load_stages() const {
+        const int begin = first_step(), end = last_step();
+        int iteration = 0;  // over all tiles: its stage and the parity of the stage's barriers follow from it
+        for (int index = first_tile(); index < tile_count(); index += tile_step()) {
+            const Tile at = tile(index);
+            Pixel pixel{};
+            if constexpr (Config::kConvolution) pixel = pixel_at(at.row);
+            int ahead = 0;
+            if (index == first_tile()) {
+                // Weights do not depend on the kernels before this one: the first are fetched while those end.
+                ahead = min(kStages, end - begin);
+                if (!p.constant_weights) pdl_wait();
+                Step step = step_at(begin);
+                for (int i = 0; i < ahead; ++i, next(step)) {
+                    barrier_expect(full(i), kStageA + kStageB);
+                    load_b(i, step, at.column);
+                }
+                if (p.constant_weights) pdl_wait();
+            }
+            Step step = step_at(begin);
+            for (int i = begin; i < end; ++i, ++iteration, next(step)) {
+                const int stage = iteration % kStages;
+                if (iteration >= ahead) {
+                    barrier_wait(empty(stage), (iteration / kStages & 1) ^ 1);
+                    barrier_expect(full(stage), kStageA + kStageB);
+                    load_b(stage, step, at.column);
+                }
+                load_a(stage, step, at.row, pixel);
+            }
+            ahead = 0;
+        }
+    }
+
+    /// One thread.
+    __device__ void load_residual() const {
+        pdl_wait();
+        int count[kConsumers] = {};
+        int turn_of = 0;
+        for (int index = first_tile(); index < tile_count(); index += tile_step(), turn_of ^= 1) {
+            const Tile at = tile(index);
+            for (int chunk = 0; chunk < kTileN / kChunkN; ++chunk) {
+#pragma unroll
+                for (int group = 0; group < kConsumers; ++group) {
+                    if (kPingPong && group != turn_of) continue;
+                    const int buffer = count[group] % Config::kChunks;
+                    barrier_wait(residual_empty(group, buffer), (count[group] / Config::kChunks & 1) ^ 1);
+                    barrier_expect(residual_full(group, buffer), kChunkBytes);
+                    copy_tile(chunk_buffer(group, buffer), &p.residual, residual_full(group, buffer),
+                              at.column + chunk * kChunkN, at.row + (kPingPong ? 0 : group * kRows));
+                    ++count[group];
+                }
+            }
+        }
+    }
+
+    // ---- Products ---------------------------------------------------------------------------------------------------
+
+    using Accumulators = float[kBlocksM][kTileN / 2];
+
+    /// To the blocks that write this stage of this block's shared memory.
+    __device__ void release(int stage) const {
+        if constexpr (!kMulticast) {
+            if (lane == 0) barrier_arrive(empty(stage));
+        } else if (lane < kClusterM + kClusterN - 1) {
+            // Lane i: block i of the column of the cluster, then those others of the row.
+            const int m = static_cast<int>(rank) % kClusterM, n = static_cast<int>(rank) / kClusterM;
+            int to = n * kClusterM + lane;
+            if (lane >= kClusterM) {
+                const int other = lane - kClusterM;
+                to = (other + (other >= n)) * kClusterM + m;
+            }
+            barrier_arrive_remote(empty(stage), to);
+        }
+    }
+
+    __device__ void multiply(Accumulators& sums, int& iteration, int steps, int group) const {
+        const int first_row = kPingPong ? 0 : group * kRows;
+        for (int i = 0; i < steps; ++i, ++iteration) {
+            const int stage = iteration % kStages;
+            barrier_wait(full(stage), iteration / kStages & 1);
+            const unsigned long long a = wgmma_operand(shared + stage * kStageA + first_row * 128);
+            const unsigned long long b = wgmma_operand(shared + kB + stage * kStageB);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+#pragma unroll
+                for (int m = 0; m < kBlocksM; ++m)
+                    Wgmma<T, kTileN>::multiply(sums[m], a + m * (64 * 128 / 16) + 2 * k, b + 2 * k, i + k > 0);
+            }
+            wgmma_commit();
+            // Once this consumer has seen all of its stages, the other may look for its own: a barrier's parity tells
+            // only two phases apart.
+            if (kPingPong && i == steps - 1 && lane == 0) barrier_arrive(turn(group ^ 1));
+            // The step before this one has been multiplied when only this one is under way.
+            wgmma_wait<1>();
+            if (i > 0) release((iteration + kStages - 1) % kStages);
+        }
+        wgmma_wait<0>();
+        release((iteration + kStages - 1) % kStages);
+    }
+
+    // ---- Epilogue ---------------------------------------------------------------------------------------------------
+
+    __device__ float channel(int i, int column) const { return static_cast<const float*>(p.operands[i])[column]; }
+    __device__ const T* tensor(int i, int row, int column) const {
+        return static_cast<const T*>(p.operands[i]) + static_cast<long long>(row) * p.n + column;
+    }
+
+    /// Columns `column` and the next, of rows `row` and `row` + 8: four sums to two packed pairs.
+    __device__ void finish(const float* sums, int row, int column, unsigned (&pairs)[2]) const {
+        float operands[4][Epilogue::kOperands + 1];
+        const bool column_exists = column < p.n;
+#pragma unroll
+        for (int i = 0; i < Epilogue::kOperands; ++i) {
+            if (Epilogue::kind(i) == Epilogue::channel) {
+                float2 v{};
+                if (column_exists) v = *reinterpret_cast<const float2*>(static_cast<const float*>(p.operands[i]) + column);
+                operands[0][i] = operands[2][i] = v.x;
+                operands[1][i] = operands[3][i] = v.y;
+            } else if (i == kResidual) {
+                unpack2<T>(pairs[0], operands[0][i], operands[1][i]);
+                unpack2<T>(pairs[1], operands[2][i], operands[3][i]);
+            } else {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    unsigned v = 0;
+                    if (column_exists && row + 8 * half < p.m)
+                        v = *reinterpret_cast<const unsigned*>(tensor(i, row + 8 * half, column));
+                    unpack2<T>(v, operands[2 * half][i], operands[2 * half + 1][i]);
+                }
+            }
+        }
+        pairs[0] = pack2<T>(Epilogue::apply(sums[0], operands[0]), Epilogue::apply(sums[1], operands[1]));
+        pairs[1] = pack2<T>(Epilogue::apply(sums[2], operands[2]), Epilogue::apply(sums[3], operands[3]));
+    }
+
+    /// A consumer's rows, chunk by chunk of columns, through shared memory; `count`: chunks so far.
+    __device__ void store(const Accumulators& sums, int& count, int group, Tile at) const {
+        const bool leader = threadIdx.x % 128 == 0;
+        // Lane l addresses row l % 8 (+ 8) of the 16-byte unit 0 or 1 of a 16x16 block; see Wgmma for its elements.
+        const int own_row = 16 * (warp % 4) + (lane & 15), own_unit = lane >> 4;
+        const int row = at.row + 16 * (warp % 4) + lane / 4, column = at.column + lane % 4 * 2;
+#pragma unroll
+        for (int chunk = 0; chunk < kTileN / kChunkN; ++chunk, ++count) {
+            const int buffer = count % Config::kChunks;
+            const unsigned to = chunk_buffer(group, buffer);
+            if constexpr (kResidual >= 0) {
+                barrier_wait(residual_full(group, buffer), count / Config::kChunks & 1);
+            } else {
+                if (leader) store_wait_read<Config::kChunks - 1>();
+                named_barrier(1 + group, 128);
+            }
+#pragma unroll
+            for (int m = 0; m < kBlocksM; ++m) {
+#pragma unroll
+                for (int j = 0; j < kChunkN / 16; ++j) {
+                    const unsigned address =
+                        to + swizzled<kChunkN * 2>((64 * m + own_row) * kChunkN * 2 + (2 * j + own_unit) * 16);
+                    unsigned pairs[4];
+                    if constexpr (kResidual >= 0) ldmatrix_x4(pairs, address);
+                    const float* from = &sums[m][(chunk * kChunkN + 16 * j) / 2];
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        unsigned two[2] = {pairs[2 * half], pairs[2 * half + 1]};
+                        finish(from + 4 * half, row + 64 * m, column + chunk * kChunkN + 16 * j + 8 * half, two);
+                        pairs[2 * half] = two[0];
+                        pairs[2 * half + 1] = two[1];
+                    }
+                    stmatrix_x4(address, pairs);
+                }
+            }
+            async_fence();
+            named_barrier(1 + group, 128);
+            if (leader) {
+                store_tile(&p.c, to, at.column + chunk * kChunkN, at.row);
+                store_commit();
+                if constexpr (kResidual >= 0) {
+                    // A buffer may be filled again once its store has read it: at once at a tile's end, else with the
+                    // next chunk.
+                    const auto refill = [&](int used) { barrier_arrive(residual_empty(group, used % Config::kChunks)); };
+                    if (chunk == kTileN / kChunkN - 1) {
+                        store_wait_read<0>();
+                        if (chunk > 0) refill(count - 1);
+                        refill(count);
+                    } else if (chunk > 0) {
+                        store_wait_read<1>();
+                        refill(count - 1);
+                    }
+                }
+            }
+        }
+    }
+
+    __device__ void consume() const {
+        const int group = warp / 4;
+        const int steps = last_step() - first_step();
+        int iteration = 0, count = 0, turns = 0;
+        int turn_of = 0;
+        for (int index = first_tile(); index < tile_count(); index += tile_step(), turn_of ^= 1) {
+            if (kPingPong && turn_of != group) {
+                iteration += steps;
+                continue;
+            }
+            Tile at = tile(index);
+            Accumulators sums;
+            if constexpr (kPingPong) {
+                if (turns >= 1 - group) barrier_wait(turn(group), (turns - (1 - group)) & 1);
+                ++turns;
+            } else {
+                at.row += group * kRows;
+            }
+            multiply(sums, iteration, steps, group);
+            if (count == 0) pdl_wait();
+            store(sums, count, group, at);
+        }
+        if (threadIdx.x % 128 == 0) store_wait_read<0>();
+    }
+
+    // ---- Split sums: the blocks of a cluster have one tile and share its K ------------------------------------------
+
+    __device__ void multiply_part() const {
+        const int group = warp / 4;
+        Accumulators sums;
+        int iteration = 0;
+        multiply(sums, iteration, last_step() - first_step(), group);
+        // All stages have been read by every consumer before partial sums lie over them.
+        named_barrier(1, 128 * kConsumers);
+        const int row = group * kRows + 16 * (warp % 4) + lane / 4;
+#pragma unroll
+        for (int m = 0; m < kBlocksM; ++m) {
+#pragma unroll
+            for (int j = 0; j < kTileN / 2; j += 2) {
+                const int r = row + 64 * m + (j & 2) * 4, c = j / 4 * 8 + lane % 4 * 2;
+                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared + (r * kSumStride + c) * 4),
+                             "f"(sums[m][j]), "f"(sums[m][j + 1])
+                             : "memory");
+            }
+        }
+    }
+
+    /// This block's share of the rows, eight columns at a time: the parts are added in the order of their ranks.
+    __device__ void sum_parts() const {
+        constexpr int kUnits = kTileN / 8, kShare = (kTileM + kSplitK - 1) / kSplitK;
+        const Tile at = tile(first_tile());
+        const int begin = static_cast<int>(rank) * kShare, end = min(begin + kShare, kTileM);
+        for (int i = threadIdx.x; i < (end - begin) * kUnits; i += 128 * kConsumers) {
+            const int r = begin + i / kUnits, c = i % kUnits * 8;
+            const int row = at.row + r, column = at.column + c;
+            if (row >= p.m || column >= p.n) continue;
+            float x[8] = {};
+#pragma unroll
+            for (int part = 0; part < kSplitK; ++part) {
+                const unsigned address = shared + (r * kSumStride + c) * 4;
+                const float4 low = load_remote(address, part), high = load_remote(address + 16, part);
+                x[0] += low.x, x[1] += low.y, x[2] += low.z, x[3] += low.w;
+                x[4] += high.x, x[5] += high.y, x[6] += high.z, x[7] += high.w;
+            }
+            float operands[8][Epilogue::kOperands + 1];
+#pragma unroll
+            for (int o = 0; o < Epilogue::kOperands; ++o) {
+                if (Epilogue::kind(o) == Epilogue::channel) {
+#pragma unroll
+                    for (int e = 0; e < 8; ++e) operands[e][o] = channel(o, column + e);
+                } else {
+                    const uint4 v = *reinterpret_cast<const uint4*>(tensor(o, row, column));
+                    unpack2<T>(v.x, operands[0][o], operands[1][o]);
+                    unpack2<T>(v.y, operands[2][o], operands[3][o]);
+                    unpack2<T>(v.z, operands[4][o], operands[5][o]);
+                    unpack2<T>(v.w, operands[6][o], operands[7][o]);
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < 8; ++e) x[e] = Epilogue::apply(x[e], operands[e]);
+            const uint4 y{pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3]), pack2<T>(x[4], x[5]), pack2<T>(x[6], x[7])};
+            *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + static_cast<long long>(row) * p.n + column) = y;
+        }
+    }
+
+    // ---- Roles ------------------------------------------------------------------------------------------------------
+
+    __device__ void initialize() const {
+        for (int i = 0; i < kStages; ++i) {
+            barrier_init(full(i), 1);
+            barrier_init(empty(i), kReleases);
+        }
+        for (int i = 0; i < 2; ++i) barrier_init(turn(i), 4);
+        for (int i = 0; i < kConsumers * Config::kChunks; ++i) {
+            barrier_init(residual_full(0, i), 1);
+            barrier_init(residual_empty(0, i), 1);
+        }
+        barrier_init_fence();
+        prefetch_map(&p.a);
+        prefetch_map(&p.b);
+        if (kSplitK == 1) prefetch_map(&p.c);
+        if (kResidual >= 0) prefetch_map(&p.residual);
+    }
+
+    __device__ void run() const {
+        if (threadIdx.x == 0) initialize();
+        if constexpr (kMulticast) {
+            cluster_sync();
+        } else {
+            __syncthreads();
+        }
+        pdl_launch();
+        if (warp >= 4 * kConsumers) {
+            if constexpr (kConsumers == 2) registers_release<40>();
+            if (lane == 0) {
+                if (warp == 4 * kConsumers) load_stages();
+                if (kResidual >= 0 && warp == 4 * kConsumers + 1) load_residual();
+            }
+            if constexpr (kSplitK > 1) meet();
+            leave();
+        } else {
+            if constexpr (kConsumers == 2) registers_take<232>();
+            if constexpr (kSplitK > 1) {
+                multiply_part();
+                meet();
+                pdl_wait();
+                sum_parts();
+            } else {
+                consume();
+            }
+            leave();
+        }
+    }
+
+    __device__ void meet() const {
+        __syncwarp();
+        cluster_sync();
+    }
+    /// When nobody in the cluster needs this block's shared memory any more.
+    __device__ void leave() const {
+        if constexpr (kMulticast || kSplitK > 1) meet();
+        asm volatile("exit;");
+    }
+};
+
+/// A kernel of GemmWgmma<Config, Epilogue>::kThreads threads, kShared bytes and clusters of kCluster blocks.
+template <class Config, class Epilogue>
+inline __device__ void gemm_wgmma(const GemmWgmmaParams& p) {
+    extern __shared__ char memory[];
+    const unsigned shared = (shared_address(memory) + 1023) & ~1023u;
+    using Kernel = GemmWgmma<Config, Epilogue>;
+    // Said uniformly: the compiler must see that all lanes of a warp have one role.
+    const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
+    Kernel{p, shared, warp, static_cast<int>(threadIdx.x) % 32, Kernel::kCluster > 1 ? cluster_rank() : 0}.run();
+}
+
+}  // namespace planish
