@@ -73,9 +73,9 @@ void run_strassen(benchmark::State& state, const GemmShape& shape, Isa isa) {
 }
 
 /// `Plan` is ConvPlan or WinogradPlan; both are credited with the operations of the direct sum.
-template <typename Plan>
-void run_conv(benchmark::State& state, const ConvShape& shape, Isa isa) {
-    const Plan plan(shape, kBiasRelu, isa);
+template <typename Plan, typename... Variant>
+void run_conv(benchmark::State& state, const ConvShape& shape, Isa isa, Variant... variant) {
+    const Plan plan(shape, kBiasRelu, isa, variant...);
     const int64_t taps = shape.c * shape.kh * shape.kw, outputs = shape.oh() * shape.ow() * shape.oc;
     const Floats x = make_floats(shape.h * shape.w * shape.c), y = make_floats(outputs);
     const Floats weights = make_floats(shape.oc * taps), packed = make_floats(plan.packed_weight_size());
@@ -149,9 +149,10 @@ const bool kRegistered = [] {
         }
         for (const auto& [name, shape] : problems::load<ConvShape>("conv")) {
             add("conv", name, isa, [=, s = shape](benchmark::State& state) { run_conv<ConvPlan>(state, s, isa); });
-            if (WinogradPlan::refusal(shape, isa).empty())
-                add("winograd", name, isa,
-                    [=, s = shape](benchmark::State& state) { run_conv<WinogradPlan>(state, s, isa); });
+            for (const WinogradTile tile : {WinogradTile::f4x4, WinogradTile::f2x2, WinogradTile::f2x2_stride2})
+                if (WinogradPlan::refusal(shape, isa, tile).empty())
+                    add(tile == WinogradTile::f4x4 ? "winograd4x4" : "winograd2x2", name, isa,
+                        [=, s = shape](benchmark::State& state) { run_conv<WinogradPlan>(state, s, isa, tile); });
         }
         for (const auto& [name, shape] : problems::load<DepthwiseShape>("depthwise"))
             add("depthwise", name, isa, [=, s = shape](benchmark::State& state) { run_depthwise(state, s, isa); });

@@ -79,6 +79,12 @@ const Case kCases[] = {
         %a = Add(%b, %y) %s = Add(%r, %a) %z = Gelu(%s) output %z })",
      "gemm_f32_strassen",
      {"gemm_jit", "batched_gemm_jit"}},
+    {"pixels_in_halves",
+     R"(graph "g" { input %x : float32[2, 160, 7, 9] input %r : float32[2, 200, 7, 9]
+        const %w : float32[200, 160, 1, 1] = dense<0> const %b : float32[200] = dense<0> %c = Conv(%x, %w, %b)
+        %a = Add(%r, %c) %y = Relu(%a) output %y })",
+     "conv_f32_strassen",
+     {"conv_jit"}},
     {"batched_matmul",
      R"(graph "g" { input %a : float32[2, 3, 7, 9] input %b : float32[1, 3, 9, 5] %y = MatMul(%a, %b) output %y })",
      "batched_gemm_f32"},

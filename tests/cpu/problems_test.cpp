@@ -109,8 +109,10 @@ TEST_P(Problems, Conv) {
             });
         };
         const std::vector<float> direct = result(ConvPlan(s, kBiasRelu, GetParam()));
-        std::vector<float> winograd;
-        if (WinogradPlan::refusal(s, GetParam()).empty()) winograd = result(WinogradPlan(s, kBiasRelu, GetParam()));
+        std::vector<std::vector<float>> winograd;
+        for (const WinogradTile tile : {WinogradTile::f4x4, WinogradTile::f2x2, WinogradTile::f2x2_stride2})
+            if (WinogradPlan::refusal(s, GetParam(), tile).empty())
+                winograd.push_back(result(WinogradPlan(s, kBiasRelu, GetParam(), tile)));
         sample(outputs, [&, &s = s](int64_t at) {
             const int64_t o = at % s.oc, i = at / s.oc / s.ow(), j = at / s.oc % s.ow();
             Expected e;
@@ -126,12 +128,12 @@ TEST_P(Problems, Conv) {
                     }
             e.apply(kBiasRelu, operands, o, at);
             ASSERT_TRUE(e.matches(direct[static_cast<size_t>(at)])) << at << e.text();
-            if (winograd.empty()) return;
             // Both stay within their bounds of the exact sum, so they lie no further apart than these together.
             const double tolerance =
                 kWinogradErrorFactor * std::sqrt(static_cast<double>(9 * s.c + 40)) * 0x1p-24 * weight_sum +
                 static_cast<double>(taps + 8) * 0x1p-24 * weight_sum;
-            ASSERT_NEAR(winograd[static_cast<size_t>(at)], direct[static_cast<size_t>(at)], tolerance) << at;
+            for (const std::vector<float>& other : winograd)
+                ASSERT_NEAR(other[static_cast<size_t>(at)], direct[static_cast<size_t>(at)], tolerance) << at;
         });
     }
 }

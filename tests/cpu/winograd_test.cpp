@@ -22,9 +22,10 @@ using testing::random_floats;
 using testing::supported_isas;
 
 /// Bias, residual and ReLU do not stretch an error, so the bound of the bare convolution holds for the result.
-void check_winograd(const ConvShape& s, Isa isa, int threads) {
+void check_winograd(const ConvShape& s, Isa isa, WinogradTile tile, int threads) {
     SCOPED_TRACE(std::to_string(s.h) + "x" + std::to_string(s.w) + " " + std::to_string(s.c) + "->" +
-                 std::to_string(s.oc) + " threads " + std::to_string(threads));
+                 std::to_string(s.oc) + " tile " + std::to_string(static_cast<int>(tile)) + " threads " +
+                 std::to_string(threads));
     const int64_t x_pixel = s.x_pixel_stride == 0 ? s.c : s.x_pixel_stride;
     const int64_t y_pixel = s.y_pixel_stride == 0 ? s.oc : s.y_pixel_stride;
     const int64_t oh = s.oh(), ow = s.ow();
@@ -34,7 +35,7 @@ void check_winograd(const ConvShape& s, Isa isa, int threads) {
     const PostOps post_ops = {
         {PostOp::Kind::add_channel, 0, 0, 0}, {PostOp::Kind::add_tensor, 0, 0, 1}, {PostOp::Kind::relu}};
 
-    const WinogradPlan plan(s, post_ops, isa);
+    const WinogradPlan plan(s, post_ops, isa, tile);
     AlignedFloats packed(plan.packed_weight_size());
     plan.pack_weights(w.data(), packed.data());
     AlignedFloats workspace(static_cast<int64_t>(plan.workspace(threads) / sizeof(float)));
@@ -54,7 +55,8 @@ void check_winograd(const ConvShape& s, Isa isa, int threads) {
             const int64_t n = pixel / (oh * ow), i = pixel / ow % oh, j = pixel % ow;
             double sum = channel[static_cast<size_t>(o)] + tensor[static_cast<size_t>(pixel * y_pixel + o)];
             for (int64_t tap = 0; tap < 9; ++tap) {
-                const int64_t row = i + tap / 3 - s.pad_top, column = j + tap % 3 - s.pad_left;
+                const int64_t row = i * s.stride_h + tap / 3 - s.pad_top;
+                const int64_t column = j * s.stride_w + tap % 3 - s.pad_left;
                 if (row < 0 || row >= s.h || column < 0 || column >= s.w) continue;
                 for (int64_t c = 0; c < s.c; ++c) {
                     sum += static_cast<double>(x[static_cast<size_t>(((n * s.h + row) * s.w + column) * x_pixel + c)]) *
@@ -81,10 +83,20 @@ ConvShape image(int64_t h, int64_t w, int64_t c, int64_t oc, int64_t pad = 1) {
     return s;
 }
 
+constexpr std::array kTiles = {WinogradTile::f4x4, WinogradTile::f2x2, WinogradTile::f2x2_stride2};
+
+int64_t stride_of(WinogradTile tile) {
+    return tile == WinogradTile::f2x2_stride2 ? 2 : 1;
+}
+
 class WinogradTest : public ::testing::TestWithParam<Isa> {
   protected:
-    void check(const ConvShape& shape) {
-        for (const int threads : {1, 3}) check_winograd(shape, GetParam(), threads);
+    /// By every tile, which decides the stride.
+    void check(ConvShape shape) {
+        for (const WinogradTile tile : kTiles) {
+            shape.stride_h = shape.stride_w = stride_of(tile);
+            for (const int threads : {1, 3}) check_winograd(shape, GetParam(), tile, threads);
+        }
     }
 };
 
@@ -119,27 +131,58 @@ TEST_P(WinogradTest, SlicesAndUnequalPads) {
 }
 
 TEST_P(WinogradTest, SameBitsForAnyNumberOfThreads) {
-    const ConvShape s = image(28, 28, 64, 96);
-    const std::vector<float> x = random_floats(s.h * s.w * s.c, 1), w = random_floats(s.oc * s.c * 9, 2);
-    const WinogradPlan plan(s, {}, GetParam());
-    AlignedFloats packed(plan.packed_weight_size());
-    plan.pack_weights(w.data(), packed.data());
-    AlignedFloats workspace(static_cast<int64_t>(plan.workspace(3) / sizeof(float)));
-    std::vector<float> first(static_cast<size_t>(s.oh() * s.ow() * s.oc)), again(first.size());
-    ThreadPool pool(3);
-    plan.run(x.data(), packed.data(), first.data(), {}, workspace.data(), pool, 1);
-    for (const int threads : {1, 2, 3}) {
-        std::fill(again.begin(), again.end(), 0.0F);
-        plan.run(x.data(), packed.data(), again.data(), {}, workspace.data(), pool, threads);
-        ASSERT_EQ(std::memcmp(first.data(), again.data(), first.size() * sizeof(float)), 0) << threads << " threads";
+    for (const WinogradTile tile : kTiles) {
+        ConvShape s = image(28, 28, 64, 96);
+        s.stride_h = s.stride_w = stride_of(tile);
+        const std::vector<float> x = random_floats(s.h * s.w * s.c, 1), w = random_floats(s.oc * s.c * 9, 2);
+        const WinogradPlan plan(s, {}, GetParam(), tile);
+        AlignedFloats packed(plan.packed_weight_size());
+        plan.pack_weights(w.data(), packed.data());
+        AlignedFloats workspace(static_cast<int64_t>(plan.workspace(3) / sizeof(float)));
+        std::vector<float> first(static_cast<size_t>(s.oh() * s.ow() * s.oc)), again(first.size());
+        ThreadPool pool(3);
+        plan.run(x.data(), packed.data(), first.data(), {}, workspace.data(), pool, 1);
+        for (const int threads : {1, 2, 3}) {
+            std::fill(again.begin(), again.end(), 0.0F);
+            plan.run(x.data(), packed.data(), again.data(), {}, workspace.data(), pool, threads);
+            ASSERT_EQ(std::memcmp(first.data(), again.data(), first.size() * sizeof(float)), 0)
+                << threads << " threads, tile " << static_cast<int>(tile);
+        }
+    }
+}
+
+// Small integers pass through sums and differences unchanged: whatever differs from the definition is a wrong term.
+// (F(2x2)'s halves of sums of filters are exact too.)
+TEST_P(WinogradTest, TilesOfTwoAreExactOnSmallIntegers) {
+    for (const WinogradTile tile : {WinogradTile::f2x2, WinogradTile::f2x2_stride2}) {
+        ConvShape s = image(9, 7, 16, 24);
+        s.stride_h = s.stride_w = stride_of(tile);
+        std::vector<float> x(static_cast<size_t>(s.h * s.w * s.c)), w(static_cast<size_t>(s.oc * s.c * 9));
+        for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 7919 % 17) - 8;
+        for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i * 104729 % 13) - 6;
+        const WinogradPlan plan(s, {}, GetParam(), tile);
+        const ConvPlan direct(s, {}, GetParam());
+        const auto result = [&](const auto& of) {
+            AlignedFloats packed(of.packed_weight_size());
+            of.pack_weights(w.data(), packed.data());
+            AlignedFloats workspace(static_cast<int64_t>(of.workspace(1) / sizeof(float)));
+            std::vector<float> y(static_cast<size_t>(s.oh() * s.ow() * s.oc));
+            ThreadPool pool(1);
+            of.run(x.data(), packed.data(), y.data(), {}, workspace.data(), pool, 1);
+            return y;
+        };
+        EXPECT_EQ(result(plan), result(direct)) << "tile " << static_cast<int>(tile);
     }
 }
 
 TEST_P(WinogradTest, RefusesWhatItCannotDo) {
     EXPECT_EQ(WinogradPlan::refusal(image(8, 8, 16, 16), GetParam()), "");
+    EXPECT_NE(WinogradPlan::refusal(image(8, 8, 16, 16), GetParam(), WinogradTile::f2x2_stride2), "");
     ConvShape s = image(8, 8, 16, 16);
     s.stride_w = 2;
-    EXPECT_NE(WinogradPlan::refusal(s, GetParam()), "");
+    for (const WinogradTile tile : kTiles) EXPECT_NE(WinogradPlan::refusal(s, GetParam(), tile), "");
+    s.stride_h = 2;
+    EXPECT_EQ(WinogradPlan::refusal(s, GetParam(), WinogradTile::f2x2_stride2), "");
     EXPECT_NE(WinogradPlan::refusal(image(8, 8, 12, 16), GetParam()), "");
     EXPECT_NE(WinogradPlan::refusal(image(2, 8, 16, 16, 0), GetParam()), "");
 }

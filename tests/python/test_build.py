@@ -67,7 +67,7 @@ def test_same_timing_cache_same_bytes(convolution, tmp_path):
         row = plan.report["tactics"][0]
         assert row["region"] == "conv"
         assert row["from_cache"] == from_cache
-        assert {"conv_jit", "conv_winograd", "dissolve"} == set(row["seconds"])
+        assert {"conv_jit", "conv_winograd", "conv_winograd2x2", "dissolve"} == set(row["seconds"])
         assert row["chosen"] in row["seconds"]
     rows = json.loads(measured)["entries"].values()
     assert all(row["region"].startswith(("Conv+Relu", "network")) for row in rows)
@@ -83,7 +83,7 @@ def other_choice(cache, chosen):
     cache.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("chosen", ["conv_jit", "conv_winograd", "dissolve"])
+@pytest.mark.parametrize("chosen", ["conv_jit", "conv_winograd", "conv_winograd2x2", "dissolve"])
 def test_plan_runs_as_the_timing_cache_says(convolution, tmp_path, chosen):
     cache = tmp_path / "timing.json"
     planish.build(convolution, timing_cache=cache, progress=False)
@@ -94,7 +94,8 @@ def test_plan_runs_as_the_timing_cache_says(convolution, tmp_path, chosen):
     steps = [row["implementation"] for row in engine.layers({"x": (1, 32, 14, 14)}) if row["op"] != "Reorder"]
     assert steps == [row["implementation"] for row in plan.report["layers"] if row["op"] != "Reorder"]
     assert len(steps) == (2 if chosen == "dissolve" else 1)
-    assert ("winograd" in steps[0]) == (chosen == "conv_winograd") or chosen == "dissolve"
+    kernel = {"conv_jit": "conv_f32_3x3", "conv_winograd": "conv_f32_winograd4x4"}.get(chosen, "conv_f32_winograd2x2")
+    assert steps[0].startswith(kernel + "_") or chosen == "dissolve"
     assert engine.info["ignored_tactics"] == []
 
 

@@ -74,6 +74,7 @@ struct Bench {
         options.target = "cpu:avx2";
         options.threads = 1;
         options.list_candidates = true;
+        options.disabled = {"conv_winograd2x2"};  // two implementations of a convolution are enough to choose from
         how.machine = "test";
     }
     Tuned tune(Stopwatch& stopwatch) {

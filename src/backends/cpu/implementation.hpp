@@ -91,7 +91,8 @@ std::unique_ptr<Kernel> make_reorder_kernel(const Dims& dims, int64_t element, L
 
 // One list a family; table.cpp joins them by op name.
 namespace families {
-extern const Implementation kConvJit, kConvWinograd, kConvDepthwise, kConvTranspose, kConvChain;
+extern const Implementation kConvJit, kConvWinograd, kConvWinograd2, kConvStrassen, kConvDepthwise, kConvTranspose,
+    kConvChain;
 extern const Implementation kGemm, kStrassen, kBatchedMatMul, kAttention;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;

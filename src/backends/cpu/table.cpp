@@ -12,11 +12,11 @@ using namespace families;
 
 struct Row {
     std::string_view op;
-    std::array<const Implementation*, 4> list;  // null-terminated
+    std::array<const Implementation*, 7> list;  // null-terminated
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kConvDepthwise, &kConvWinograd, &kConvJit, &kReference}},
+    {"Conv", {&kConvDepthwise, &kConvWinograd, &kConvWinograd2, &kConvJit, &kConvStrassen, &kReference}},
     {"ConvTranspose", {&kConvTranspose, &kReference}},
     {"Gemm", {&kGemm, &kStrassen, &kReference}},
     {"MatMul", {&kGemm, &kStrassen, &kBatchedMatMul, &kReference}},

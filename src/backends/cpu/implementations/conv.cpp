@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "backends/cpu/jit/gemm.hpp"
+#include "backends/cpu/jit/strassen.hpp"
 #include "backends/cpu/jit/winograd.hpp"
 #include "backends/cpu/strided_copy.hpp"
 #include "backends/image_window.hpp"
@@ -158,34 +159,49 @@ std::unique_ptr<Kernel> compile_depthwise(const RegionView& region, const Layout
     return kernel;
 }
 
-// ---- Winograd: its weights are four times as large, so small images of many channels stay with the direct sum ----
+// ---- Winograd: its weights are larger, so small images of many channels stay with small tiles or the direct sum ----
 
 constexpr double kLeastWinogradSpeedup = 1.25;
 
+WinogradTile large_tile(const ConvShape&) {
+    return WinogradTile::f4x4;
+}
+WinogradTile small_tile(const ConvShape& s) {
+    return s.stride_h == 2 ? WinogradTile::f2x2_stride2 : WinogradTile::f2x2;
+}
+
+template <WinogradTile (*kTile)(const ConvShape&)>
 Refusal can_winograd(const RegionView& region, const Environment& environment) {
     if (const Refusal r = can_convolve(region, environment); r != Refusal::none) return r;
-    const bool can = WinogradPlan::refusal(*conv_shape(region.root()), environment.isa).empty();
-    return can ? Refusal::none : Refusal::shape_not_handled;
+    const ConvShape shape = *conv_shape(region.root());
+    return WinogradPlan::refusal(shape, environment.isa, kTile(shape)).empty() ? Refusal::none
+                                                                               : Refusal::shape_not_handled;
 }
 
+template <WinogradTile (*kTile)(const ConvShape&)>
 bool winograd_pays(const RegionView& region) {
-    return WinogradPlan::estimated_speedup(*conv_shape(region.root())) >= kLeastWinogradSpeedup;
+    const ConvShape shape = *conv_shape(region.root());
+    return WinogradPlan::estimated_speedup(shape, kTile(shape)) >= kLeastWinogradSpeedup;
 }
 
+template <WinogradTile (*kTile)(const ConvShape&)>
 std::unique_ptr<Kernel> compile_winograd(const RegionView& region, const Layouts&, const Environment& environment) {
     const Node& conv = region.root();
     const ConvShape shape = *conv_shape(conv);
+    const WinogradTile tile = kTile(shape);
     const int x = region.input_index(conv.input(0)), w = region.input_index(conv.input(1));
     const Epilogue epilogue = *conv_epilogue(region);
-    auto plan = std::make_shared<const WinogradPlan>(shape, epilogue.ops, environment.isa);
+    auto plan = std::make_shared<const WinogradPlan>(shape, epilogue.ops, environment.isa, tile);
     const auto weights = region.constant(conv.input(1));
     const PackLayout& layout = plan->weight_layout();
+    const int outputs = winograd_sizes(tile).outputs;
+    const std::string kind = fmt::format("winograd{0}x{0}{1}", outputs, shape.stride_h == 2 ? "s2" : "");
     const std::string key =
-        fmt::format("winograd k={} n={} nr={} vector={}", layout.k, layout.n, layout.nr, layout.vector);
+        fmt::format("{} k={} n={} nr={} vector={}", kind, layout.k, layout.n, layout.nr, layout.vector);
     const Tensor packed = environment.packed->get(weights, key, plan->packed_weight_size(), [&](std::span<float> to) {
         plan->pack_weights(weights->data<float>().data(), to.data());
     });
-    auto kernel = make_kernel(fmt::format("conv_f32_winograd4x4_nr{}_{}", layout.nr, to_string(environment.isa)),
+    auto kernel = make_kernel(fmt::format("conv_f32_{}_nr{}_{}", kind, layout.nr, to_string(environment.isa)),
                               [plan, packed, epilogue, x](const Launch& launch) {
                                   const float* operands[kMaxOperands + 1];
                                   plan->run(launch.f32(x), packed.data<float>().data(), launch.out_f32(),
@@ -197,6 +213,50 @@ std::unique_ptr<Kernel> compile_winograd(const RegionView& region, const Layouts
     kernel->consumed = {w};
     kernel->in_place = reusable_operands(epilogue, {x});
     return kernel;
+}
+
+// ---- 1x1 as one product of all pixels, by Strassen's algorithm ----
+
+/// Nullopt: the pixels are not the rows of one matrix.
+std::optional<GemmShape> pixel_product(const ConvShape& s) {
+    const bool pointwise = s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && s.groups == 1;
+    if (!pointwise || (s.pad_top | s.pad_left | s.pad_bottom | s.pad_right) != 0) return std::nullopt;
+    return GemmShape{s.n * s.h * s.w, s.oc, s.c};
+}
+
+Refusal can_halve(const RegionView& region, const Environment& environment) {
+    if (const Refusal r = can_convolve(region, environment); r != Refusal::none) return r;
+    const auto product = pixel_product(*conv_shape(region.root()));
+    return product && StrassenPlan::fits(*product, environment.isa) ? Refusal::none : Refusal::shape_not_handled;
+}
+
+std::unique_ptr<Kernel> compile_strassen(const RegionView& region, const Layouts&, const Environment& environment) {
+    const Node& conv = region.root();
+    const GemmShape shape = *pixel_product(*conv_shape(conv));
+    const int x = region.input_index(conv.input(0)), w = region.input_index(conv.input(1));
+    const Epilogue epilogue = *conv_epilogue(region);
+    auto plan = std::make_shared<const StrassenPlan>(shape, epilogue.ops, environment.isa);
+    const auto weights = region.constant(conv.input(1));
+    const Tensor packed =
+        environment.packed->get(weights, "conv " + plan->packing(), plan->packed_size(), [&](std::span<float> to) {
+            plan->pack(weights->data<float>().data(), shape.k, true, to.data(), ThreadPool::process(),
+                       environment.threads);
+        });
+    auto kernel = make_kernel(
+        "conv_f32_strassen_" + std::string(to_string(environment.isa)), [plan, packed, epilogue, x](const Launch& l) {
+            const float* operands[kMaxOperands + 1];
+            plan->run(l.f32(x), packed.data<float>().data(), l.out_f32(),
+                      operand_pointers(l, epilogue.operands, operands), l.workspace, *l.pool, l.threads);
+        });
+    kernel->workspace = plan->workspace(environment.threads);
+    kernel->flops = 2 * shape.m * shape.n * shape.k;
+    kernel->consumed = {w};
+    return kernel;
+}
+
+// As for matrix products: its bound on the error is weaker, only a measured gain speaks for it.
+bool strassen_pays(const RegionView&) {
+    return false;
 }
 
 // ---- transposed convolution whose taps do not overlap: one product, then every tap's results to their places ----
@@ -284,7 +344,11 @@ std::unique_ptr<Kernel> compile_transpose(const RegionView& region, const Layout
 }  // namespace
 
 const Implementation kConvJit{"conv_jit", can_convolve, conv_layouts, compile_conv};
-const Implementation kConvWinograd{"conv_winograd", can_winograd, depthwise_layouts, compile_winograd, winograd_pays};
+const Implementation kConvWinograd{"conv_winograd", can_winograd<large_tile>, depthwise_layouts,
+                                   compile_winograd<large_tile>, winograd_pays<large_tile>};
+const Implementation kConvWinograd2{"conv_winograd2x2", can_winograd<small_tile>, depthwise_layouts,
+                                    compile_winograd<small_tile>, winograd_pays<small_tile>};
+const Implementation kConvStrassen{"conv_strassen", can_halve, depthwise_layouts, compile_strassen, strassen_pays};
 const Implementation kConvDepthwise{"depthwise_jit", can_depthwise, depthwise_layouts, compile_depthwise};
 const Implementation kConvTranspose{"conv_transpose_jit", can_transpose_convolve, transpose_layouts, compile_transpose};
 

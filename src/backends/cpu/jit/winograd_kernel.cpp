@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backends/cpu/jit/epilogue.hpp"
@@ -25,15 +26,20 @@ using Xbyak::RegExp;
 /// What both transforms share: two nested loops, over tiles and over vectors of channels.
 class WinogradGenerator : public JitCode {
   protected:
-    explicit WinogradGenerator(Isa isa)
-        : JitCode(8192), wide_(isa >= Isa::avx512), bytes_(vector_floats(isa) * 4), epilogue_(*this, isa) {}
+    WinogradGenerator(WinogradTile tile, Isa isa)
+        : JitCode(8192),
+          tile_(tile),
+          sizes_(winograd_sizes(tile)),
+          wide_(isa >= Isa::avx512),
+          bytes_(vector_floats(isa) * 4),
+          epilogue_(*this, isa) {}
 
     Xbyak::Xmm reg(int r) { return epilogue_.math().reg(r); }
     Xbyak::Address constant(float value) { return epilogue_.math().constant(value); }
     RegExp arg(size_t offset) const { return args_ + static_cast<int>(offset); }
 
     /// base + i*stride for i < 6, where `middle` holds base + 3*stride.
-    static RegExp sixth(const Reg64& base, const Reg64& middle, const Reg64& stride, int i) {
+    static RegExp at(const Reg64& base, const Reg64& middle, const Reg64& stride, int i) {
         const Reg64& start = i < 3 ? base : middle;
         return i % 3 == 0 ? RegExp(start) : start + stride * (i % 3);
     }
@@ -48,8 +54,13 @@ class WinogradGenerator : public JitCode {
         for (size_t i = saved_.size(); i-- > 0;) pop(saved_[i]);
         ret();
         epilogue_.emit_tables();
-        publish("winograd_" + name + (wide_ ? "_avx512" : "_avx2"));
+        const std::string outputs = std::to_string(sizes_.outputs);
+        const char* stride = tile_ == WinogradTile::f2x2_stride2 ? "s2_" : "_";
+        publish("winograd" + outputs + "x" + outputs + stride + name + (wide_ ? "_avx512" : "_avx2"));
     }
+
+    WinogradTile tile_;
+    WinogradSizes sizes_;
 
     bool wide_;
     int bytes_;
@@ -60,15 +71,39 @@ class WinogradGenerator : public JitCode {
 
 class InputGenerator : public WinogradGenerator {
   public:
-    explicit InputGenerator(Isa isa) : WinogradGenerator(isa) { generate(); }
+    InputGenerator(WinogradTile tile, Isa isa) : WinogradGenerator(tile, isa) { generate(); }
 
   private:
-    // d0..d5 -> registers that hold B^T d, in order.
-    static constexpr std::array<int, 6> kResult = {4, 8, 9, 10, 6, 5};
-    // Registers of constants.
+    // Registers of constants, of F(4x4) only.
     static constexpr int kRegA = 12, kRegB = 13, kRegA2 = 14, kRegB2 = 15;
 
-    void transform() {
+    using Line = std::array<int, 6>;
+
+    /// Emits B^T d for d in the registers of `line`, which then names those of the result; `spare` is overwritten, and
+    /// names a free register afterwards.
+    void transform(Line& line, int& spare) {
+        const auto d = [&](int i) { return reg(line[static_cast<size_t>(i)]); };
+        switch (tile_) {
+            case WinogradTile::f2x2:
+                vsubps(d(0), d(0), d(2));
+                vsubps(d(3), d(3), d(1));
+                vaddps(reg(spare), d(1), d(2));
+                vsubps(d(2), d(2), d(1));
+                std::swap(line[1], spare);
+                return;
+            case WinogradTile::f2x2_stride2:
+                vsubps(d(0), d(0), d(2));
+                vsubps(d(4), d(4), d(2));
+                line = {line[0], line[2], line[4], line[1], line[3]};
+                return;
+            default:
+                transform_f4x4();
+                line = {4, 8, 9, 10, 6, 5};
+        }
+    }
+
+    /// d in registers 0 to 5; the result in 4, 8, 9, 10, 6, 5.
+    void transform_f4x4() {
         const auto d = [this](int i) { return reg(i); };
         vmovaps(reg(7), d(4));
         vfnmadd231ps(reg(7), d(2), reg(kRegB2));  // d4 - b2 d2
@@ -91,10 +126,13 @@ class InputGenerator : public WinogradGenerator {
         vfmadd231ps(d(5), d(1), constant(kA * kA * kB * kB));
     }
 
+    // Where registers hold a whole tile, the two passes stay in them; else the first one goes to the stack.
     void generate() {
         const Reg64 line = rsi, pixel = r8, x = rbx, out = rbp, point = r9, x_tile = r10, out_tile = r11;
         const Reg64 base = rax, middle = rcx, vectors = r14, tiles = r15, step = r12;
-        const int frame = 36 * bytes_ + 8;  // B^T d, and 8 bytes to keep rsp 16-aligned
+        const int n = sizes_.inputs;
+        const bool in_registers = wide_ && n * n < 32;
+        const int frame = (in_registers ? 0 : n * n * bytes_) + 8;  // B^T d, and 8 bytes to keep rsp 16-aligned
         enter(frame);
         mov(line, ptr[arg(offsetof(WinogradInputArgs, line_stride))]);
         mov(pixel, ptr[arg(offsetof(WinogradInputArgs, pixel_stride))]);
@@ -102,10 +140,12 @@ class InputGenerator : public WinogradGenerator {
         mov(out_tile, ptr[arg(offsetof(WinogradInputArgs, transformed))]);
         mov(point, ptr[arg(offsetof(WinogradInputArgs, point_stride))]);
         mov(tiles, ptr[arg(offsetof(WinogradInputArgs, tiles))]);
-        epilogue_.math().broadcast(kRegA, kA);
-        epilogue_.math().broadcast(kRegB, kB);
-        epilogue_.math().broadcast(kRegA2, kA * kA);
-        epilogue_.math().broadcast(kRegB2, kB * kB);
+        if (tile_ == WinogradTile::f4x4) {
+            epilogue_.math().broadcast(kRegA, kA);
+            epilogue_.math().broadcast(kRegB, kB);
+            epilogue_.math().broadcast(kRegA2, kA * kA);
+            epilogue_.math().broadcast(kRegB2, kB * kB);
+        }
         Xbyak::Label next_tile, next_vector;
         L(next_tile);
         mov(x, x_tile);
@@ -113,30 +153,43 @@ class InputGenerator : public WinogradGenerator {
         mov(vectors, ptr[arg(offsetof(WinogradInputArgs, vectors))]);
         align(16);
         L(next_vector);
+        std::array<Line, 6> columns;  // of registers
+        int spare = in_registers ? n * n : n;
         lea(step, ptr[line + line * 2]);
         mov(base, x);
-        for (int j = 0; j < 6; ++j) {
+        for (int j = 0; j < n; ++j) {
+            Line& column = columns[static_cast<size_t>(j)];
+            for (int i = 0; i < n; ++i) column[static_cast<size_t>(i)] = (in_registers ? j * n : 0) + i;
             lea(middle, ptr[base + step]);
-            for (int i = 0; i < 6; ++i) vmovups(reg(i), ptr[sixth(base, middle, line, i)]);
-            transform();
-            for (int i = 0; i < 6; ++i) vmovups(ptr[rsp + (i * 6 + j) * bytes_], reg(kResult[static_cast<size_t>(i)]));
+            for (int i = 0; i < n; ++i) vmovups(reg(column[static_cast<size_t>(i)]), ptr[at(base, middle, line, i)]);
+            transform(column, spare);
+            for (int i = 0; i < n && !in_registers; ++i)
+                vmovups(ptr[rsp + (i * n + j) * bytes_], reg(column[static_cast<size_t>(i)]));
+            if (!in_registers) spare = n;
             add(base, pixel);
         }
         lea(step, ptr[point + point * 2]);
         mov(base, out);
-        for (int i = 0; i < 6; ++i) {
-            for (int j = 0; j < 6; ++j) vmovups(reg(j), ptr[rsp + (i * 6 + j) * bytes_]);
-            transform();
+        for (int i = 0; i < n; ++i) {
+            Line row;
+            for (int j = 0; j < n; ++j) {
+                int& r = row[static_cast<size_t>(j)];
+                r = in_registers ? columns[static_cast<size_t>(j)][static_cast<size_t>(i)] : j;
+                if (!in_registers) vmovups(reg(r), ptr[rsp + (i * n + j) * bytes_]);
+            }
+            transform(row, spare);
             lea(middle, ptr[base + step]);
-            for (int j = 0; j < 6; ++j)
-                vmovups(ptr[sixth(base, middle, point, j)], reg(kResult[static_cast<size_t>(j)]));
-            if (i < 5) lea(base, ptr[middle + step]);
+            for (int j = 0; j < n; ++j) vmovups(ptr[at(base, middle, point, j)], reg(row[static_cast<size_t>(j)]));
+            if (!in_registers) spare = n;
+            if (i + 1 == n) break;
+            if (n == 6) lea(base, ptr[middle + step]);
+            if (n != 6) lea(base, ptr[middle + point * (n - 3)]);
         }
         add(x, bytes_);
         add(out, bytes_);
         dec(vectors);
         jnz(next_vector, T_NEAR);
-        lea(x_tile, ptr[x_tile + pixel * 4]);
+        lea(x_tile, ptr[x_tile + pixel * sizes_.step]);
         add(out_tile, ptr[arg(offsetof(WinogradInputArgs, tile_stride))]);
         dec(tiles);
         jnz(next_tile, T_NEAR);
@@ -146,7 +199,8 @@ class InputGenerator : public WinogradGenerator {
 
 class OutputGenerator : public WinogradGenerator {
   public:
-    OutputGenerator(Isa isa, int lines, int columns, const PostOps& post_ops) : WinogradGenerator(isa) {
+    OutputGenerator(WinogradTile tile, Isa isa, int lines, int columns, const PostOps& post_ops)
+        : WinogradGenerator(tile, isa) {
         generate(lines, columns, post_ops);
     }
 
@@ -155,6 +209,22 @@ class OutputGenerator : public WinogradGenerator {
 
     /// y[i] = (A^T m)(i) for i < count; m and the two temporaries are overwritten, y may not overlap them.
     void transform(const std::array<int, 6>& m, const std::array<int, 4>& y, int count, int t0, int t1) {
+        if (tile_ == WinogradTile::f2x2) {
+            vaddps(reg(y[0]), reg(m[1]), reg(m[2]));
+            vaddps(reg(y[0]), reg(y[0]), reg(m[0]));
+            if (count == 1) return;
+            vsubps(reg(y[1]), reg(m[1]), reg(m[2]));
+            vaddps(reg(y[1]), reg(y[1]), reg(m[3]));
+            return;
+        }
+        if (tile_ == WinogradTile::f2x2_stride2) {
+            vaddps(reg(y[0]), reg(m[0]), reg(m[1]));
+            vaddps(reg(y[0]), reg(y[0]), reg(m[3]));
+            if (count == 1) return;
+            vaddps(reg(y[1]), reg(m[1]), reg(m[2]));
+            vaddps(reg(y[1]), reg(y[1]), reg(m[4]));
+            return;
+        }
         vaddps(reg(t0), reg(m[1]), reg(m[2]));
         vsubps(reg(m[1]), reg(m[1]), reg(m[2]));
         vaddps(reg(t1), reg(m[3]), reg(m[4]));
@@ -176,11 +246,12 @@ class OutputGenerator : public WinogradGenerator {
         }
     }
 
-    // AVX-512 keeps all of A^T m in registers 0..23; AVX2 keeps it on the stack.
+    // AVX-512 keeps all of A^T m in registers below 24; AVX2 keeps it on the stack.
     void generate(int lines, int columns, const PostOps& post_ops) {
         const Reg64 point = r13, m = rbx, m_tile = r14, y_tile = r15, y = rbp;
-        const Reg64 base = rax, middle = rdx, six_points = r12, tensor = rcx, stride = rsi;
-        const int frame = kSlots + (wide_ ? 0 : 24 * bytes_) + 8;
+        const Reg64 base = rax, middle = rdx, point_row = r12, tensor = rcx, stride = rsi;
+        const int n = sizes_.inputs;
+        const int frame = kSlots + (wide_ ? 0 : sizes_.outputs * n * bytes_) + 8;
         const int first_m = wide_ ? 24 : 0;
         const std::array<int, 6> column = {first_m, first_m + 1, first_m + 2, first_m + 3, first_m + 4, first_m + 5};
         EpilogueContext context;
@@ -199,8 +270,7 @@ class OutputGenerator : public WinogradGenerator {
         mov(ptr[rsp + kSlotTensorTile], rax);
         mov(rax, ptr[arg(offsetof(WinogradOutputArgs, tiles))]);
         mov(r11, rax);
-        lea(six_points, ptr[point + point * 2]);
-        add(six_points, six_points);
+        imul(point_row, point, n);
 
         Xbyak::Label next_tile, next_vector;
         L(next_tile);
@@ -218,17 +288,17 @@ class OutputGenerator : public WinogradGenerator {
 
         L(next_vector);
         mov(base, m);
-        for (int j = 0; j < 6; ++j) {
-            lea(middle, ptr[six_points + six_points * 2]);
+        for (int j = 0; j < n; ++j) {
+            lea(middle, ptr[point_row + point_row * 2]);
             add(middle, base);
-            for (int k = 0; k < 6; ++k)
-                vmovups(reg(column[static_cast<size_t>(k)]), ptr[sixth(base, middle, six_points, k)]);
+            for (int k = 0; k < n; ++k)
+                vmovups(reg(column[static_cast<size_t>(k)]), ptr[at(base, middle, point_row, k)]);
             std::array<int, 4> result = {6, 7, 8, 9};
-            if (wide_) result = {j, 6 + j, 12 + j, 18 + j};
+            if (wide_) result = {j, n + j, 2 * n + j, 3 * n + j};
             transform(column, result, lines, wide_ ? 30 : 10, wide_ ? 31 : 11);
             if (!wide_) {
                 for (int i = 0; i < lines; ++i) {
-                    vmovups(ptr[rsp + slot(kSlots) + (i * 6 + j) * bytes_], reg(result[static_cast<size_t>(i)]));
+                    vmovups(ptr[rsp + slot(kSlots) + (i * n + j) * bytes_], reg(result[static_cast<size_t>(i)]));
                 }
             }
             add(base, point);
@@ -236,10 +306,10 @@ class OutputGenerator : public WinogradGenerator {
         mov(tensor, ptr[rsp + slot(kSlotTensor)]);
         mov(middle, y);
         for (int i = 0; i < lines; ++i) {
-            const int first = wide_ ? 6 * i : 0;
+            const int first = wide_ ? n * i : 0;
             std::array<int, 6> line = {first, first + 1, first + 2, first + 3, first + 4, first + 5};
             if (!wide_) {
-                for (int j = 0; j < 6; ++j) vmovups(reg(j), ptr[rsp + slot(kSlots) + (i * 6 + j) * bytes_]);
+                for (int j = 0; j < n; ++j) vmovups(reg(j), ptr[rsp + slot(kSlots) + (i * n + j) * bytes_]);
             }
             const int result = wide_ ? 24 : 6;
             transform(line, {result, result + 1, result + 2, result + 3}, columns, result + 4, result + 5);
@@ -262,9 +332,9 @@ class OutputGenerator : public WinogradGenerator {
         jnz(next_vector, T_NEAR);
 
         add(m_tile, ptr[arg(offsetof(WinogradOutputArgs, tile_stride))]);
-        lea(y_tile, ptr[y_tile + stride * 4]);
+        lea(y_tile, ptr[y_tile + stride * sizes_.outputs]);
         pop(r11);
-        lea(rax, ptr[stride * 4]);
+        lea(rax, ptr[stride * sizes_.outputs]);
         add(ptr[rsp + kSlotTensorTile], rax);
         dec(r11);
         jnz(next_tile, T_NEAR);
@@ -285,22 +355,23 @@ std::vector<uint64_t> fingerprint(const PostOps& post_ops) {
 }  // namespace
 
 // As with the product kernels, code lives as long as the process.
-WinogradInputKernel winograd_input_kernel(Isa isa) {
+WinogradInputKernel winograd_input_kernel(WinogradTile tile, Isa isa) {
     static std::mutex mutex;
-    static auto& kernels = *new std::map<bool, std::unique_ptr<InputGenerator>>;
+    static auto& kernels = *new std::map<std::pair<WinogradTile, bool>, std::unique_ptr<InputGenerator>>;
     const std::lock_guard lock(mutex);
-    auto& kernel = kernels[isa >= Isa::avx512];
-    if (!kernel) kernel = std::make_unique<InputGenerator>(isa);
+    auto& kernel = kernels[{tile, isa >= Isa::avx512}];
+    if (!kernel) kernel = std::make_unique<InputGenerator>(tile, isa);
     return kernel->getCode<WinogradInputKernel>();
 }
 
-WinogradOutputKernel winograd_output_kernel(Isa isa, int lines, int columns, const PostOps& post_ops) {
-    using Key = std::tuple<bool, int, int, std::vector<uint64_t>>;
+WinogradOutputKernel winograd_output_kernel(WinogradTile tile, Isa isa, int lines, int columns,
+                                            const PostOps& post_ops) {
+    using Key = std::tuple<WinogradTile, bool, int, int, std::vector<uint64_t>>;
     static std::mutex mutex;
     static auto& kernels = *new std::map<Key, std::unique_ptr<OutputGenerator>>;
     const std::lock_guard lock(mutex);
-    auto& kernel = kernels[{isa >= Isa::avx512, lines, columns, fingerprint(post_ops)}];
-    if (!kernel) kernel = std::make_unique<OutputGenerator>(isa, lines, columns, post_ops);
+    auto& kernel = kernels[{tile, isa >= Isa::avx512, lines, columns, fingerprint(post_ops)}];
+    if (!kernel) kernel = std::make_unique<OutputGenerator>(tile, isa, lines, columns, post_ops);
     return kernel->getCode<WinogradOutputKernel>();
 }
 

@@ -1,27 +1,16 @@
-// Generated transforms of the Winograd convolution F(4x4, 3x3): input tiles in, output tiles out.
-//
-// By Toom-Cook with the 1-D points 0, a, -a, b, -b, infinity (Lavin and Gray, arXiv:1509.09308, take a = 1, b = 2):
-//        | a2b2   0  -a2-b2   0   1  0 |                                      | 1  1   1   1   1  0 |
-//        |   0  -ab2   -b2    a   1  0 |                                      | 0  a  -a   b  -b  0 |
-//  B^T = |   0   ab2   -b2   -a   1  0 |   G(p, k) = p^k / prod (p - p'),  A^T = | 0  a2  a2  b2  b2 0 |
-//        |   0  -ba2   -a2    b   1  0 |   last row 0 0 1                     | 0  a3 -a3  b3 -b3 1 |
-//        |   0   ba2   -a2   -b   1  0 |
-//        |   0   a2b2   0  -a2-b2 0  1 |
-//  Y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A,  d a 6x6 piece of input, Y the 4x4 outputs.
-// a = 3/4, b = 3/2 make all constants exact in float32, and the largest error is a fifth of that with 1 and 2.
+// Generated transforms of Winograd convolutions: input tiles in, output tiles out.
 #pragma once
 
 #include <cstdint>
 
 #include "backends/cpu/isa.hpp"
 #include "backends/cpu/jit/post_op.hpp"
+#include "backends/cpu/jit/winograd_tile.hpp"
 
 namespace planish::cpu {
 
-inline constexpr float kWinogradA = 0.75F, kWinogradB = 1.5F;
-
-/// Transforms `tiles` neighbours in a row, each 4 pixels right of the last: for t < tiles, point p = 6i + j < 36:
-///   transformed[p*point_stride + t*tile_stride + channel] = (B^T d B)(i, j) of x's 6x6 pixels.
+/// Transforms `tiles` neighbours in a row, each `step` pixels right of the last: for t < tiles, i, j < inputs:
+///   transformed[(i*inputs + j)*point_stride + t*tile_stride + channel] = (B^T d B)(i, j) of x's inputs^2 pixels.
 /// Strides in bytes. `vectors` = channels / floats in a vector.
 struct WinogradInputArgs {
     const float* x = nullptr;  ///< upper left pixel of the first tile
@@ -52,8 +41,9 @@ using WinogradInputKernel = void (*)(const WinogradInputArgs*);
 using WinogradOutputKernel = void (*)(const WinogradOutputArgs*);
 
 /// Cached by key for the process; thread-safe. `isa` decides the width of vectors: 8 or 16 floats.
-WinogradInputKernel winograd_input_kernel(Isa isa);
-/// `lines`, `columns` in 1..4: the valid part of each tile.
-WinogradOutputKernel winograd_output_kernel(Isa isa, int lines, int columns, const PostOps& post_ops);
+WinogradInputKernel winograd_input_kernel(WinogradTile tile, Isa isa);
+/// `lines`, `columns` in 1..outputs: the valid part of each tile.
+WinogradOutputKernel winograd_output_kernel(WinogradTile tile, Isa isa, int lines, int columns,
+                                            const PostOps& post_ops);
 
 }  // namespace planish::cpu
