@@ -16,18 +16,21 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kReference}},
+    {"Conv", {&kDepthwise, &kReference}},
     {"Attention", {&kAttention, &kAttentionSimt, &kReference}},
 };
 
 // Of regions of other kinds than their root op tells. Refused, they are dissolved.
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
+constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kOthers[] = {&kReference};
 
 }  // namespace
 
 std::span<const Implementation* const> implementations(const RegionView& region) {
-    if (region.has_body() && region.node().text("kind") == "attention") return kSlicedAttention;
+    const std::string_view kind = region.has_body() ? std::string_view(region.node().text("kind")) : "";
+    if (kind == "attention") return kSlicedAttention;
+    if (kind == "conv_chain") return kChains;
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

@@ -93,19 +93,39 @@ inline __device__ Bounds bounds_of(const AttentionParams& p, int batch) {
     return b;
 }
 
-/// Copies rows of kSize elements to shared memory with rows of kStride, zeros where `at` gives null. `anchor`: any
-/// valid address, for copies of no bytes.
-template <int kRows, int kSize, int kPadded, int kStride, int kThreads, typename T, typename At>
-inline __device__ void copy_rows(T* to, const T* anchor, At at) {
-    constexpr int kChunks = kPadded / 8, kTotal = kRows * kChunks;
+/// Copies rows of kSize elements to shared memory with rows of kStride: `rows` of them (at least one), zeros after
+/// that.
+template <int kRows, int kSize, int kPadded, int kStride, int kThreads, typename T>
+inline __device__ void copy_rows(T* to, const T* from, long long row_stride, int rows) {
+    constexpr int kChunks = kPadded / 8;
+    const int tid = static_cast<int>(threadIdx.x);
+    if constexpr (kThreads % kChunks == 0 && kRows % (kThreads / kChunks) == 0 && kSize == kPadded) {
+        // A thread keeps its column: its addresses are one step apart.
+        constexpr int kStep = kThreads / kChunks;
+        const int first = tid / kChunks, column = tid % kChunks * 8;
+        const T* source = from + first * row_stride + column;
+        T* const target = to + first * kStride + column;
+        const long long step = kStep * row_stride;
+        if (rows >= kRows) {
 #pragma unroll
-    for (int i = 0; i < kTotal; i += kThreads) {
-        const int index = i + static_cast<int>(threadIdx.x);
-        if (kTotal % kThreads != 0 && index >= kTotal) break;
-        const int row = index / kChunks, chunk = index % kChunks;
-        const T* from = at(row);
-        const bool exists = from != nullptr && (kSize == kPadded || chunk * 8 < kSize);
-        cp_async_16(to + row * kStride + chunk * 8, exists ? from + chunk * 8 : anchor, exists);
+            for (int i = 0; i < kRows / kStep; ++i, source += step) cp_async_16(target + i * kStep * kStride, source);
+        } else {
+#pragma unroll
+            for (int i = 0; i < kRows / kStep; ++i, source += step) {
+                const bool exists = first + i * kStep < rows;
+                cp_async_16(target + i * kStep * kStride, exists ? source : from, exists);
+            }
+        }
+    } else {
+        constexpr int kTotal = kRows * kChunks;
+#pragma unroll
+        for (int i = 0; i < kTotal; i += kThreads) {
+            const int index = i + tid;
+            if (kTotal % kThreads != 0 && index >= kTotal) break;
+            const int row = index / kChunks, column = index % kChunks * 8;
+            const bool exists = row < rows && column < kSize;
+            cp_async_16(to + row * kStride + column, exists ? from + row * row_stride + column : from, exists);
+        }
     }
 }
 
@@ -310,25 +330,31 @@ __device__ void attention(const AttentionParams& p) {
     auto copy_keys = [&](int first, int stage) {
         if (first < end)
             copy_rows<Tile::kStep, C::kHeadDim, Tile::kKeySize, Tile::kKeyStride, kThreads>(
-                shared_keys + stage * Tile::kStep * Tile::kKeyStride, key, [&](int row) -> const T* {
-                    return first + row < end ? key + (first + row) * p.key_strides.row : nullptr;
-                });
+                shared_keys + stage * Tile::kStep * Tile::kKeyStride, key + first * p.key_strides.row,
+                p.key_strides.row, end - first);
         cp_async_commit();
     };
     auto copy_values = [&](int first, int stage) {
         if (first < end)
             copy_rows<Tile::kStep, C::kValueDim, Tile::kValueSize, Tile::kValueStride, kThreads>(
-                shared_values + stage * Tile::kStep * Tile::kValueStride, value, [&](int row) -> const T* {
-                    return first + row < end ? value + (first + row) * p.value_strides.row : nullptr;
-                });
+                shared_values + stage * Tile::kStep * Tile::kValueStride, value + first * p.value_strides.row,
+                p.value_strides.row, end - first);
         cp_async_commit();
     };
-    copy_rows<Tile::kRows, C::kHeadDim, Tile::kKeySize, Tile::kKeyStride, kThreads>(
-        shared_rows, query, [&](int row) -> const T* {
-            const int r = first_row + row;
-            if (r >= rows) return nullptr;
-            return query + (first_head + r % C::kPack) * p.query_strides.head + r / C::kPack * p.query_strides.row;
-        });
+    if constexpr (C::kPack == 1) {
+        copy_rows<Tile::kRows, C::kHeadDim, Tile::kKeySize, Tile::kKeyStride, kThreads>(
+            shared_rows, query + first_head * p.query_strides.head + first_row * p.query_strides.row,
+            p.query_strides.row, rows - first_row);
+    } else {
+        constexpr int kChunks = Tile::kKeySize / 8;
+        for (int i = threadIdx.x; i < Tile::kRows * kChunks; i += kThreads) {
+            const int row = i / kChunks, column = i % kChunks * 8, r = first_row + row;
+            const bool exists = r < rows && column < C::kHeadDim;
+            const T* from = query + (first_head + r % C::kPack) * p.query_strides.head +
+                            r / C::kPack * p.query_strides.row + column;
+            cp_async_16(shared_rows + row * Tile::kKeyStride + column, exists ? from : query, exists);
+        }
+    }
     copy_keys(begin, 0);
     copy_values(begin, 0);
 

@@ -1,0 +1,232 @@
+// Depthwise convolution of channels-last images: kernels/depthwise.cuh.
+#include "backends/cuda/implementations/depthwise.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "backends/cuda/kernels/depthwise_params.h"
+#include "backends/image_window.hpp"
+
+namespace planish::cuda {
+
+bool ConvShape::is_pointwise() const {
+    return groups == 1 && kernel[0] * kernel[1] == 1 && stride[0] * stride[1] == 1 && out[0] == in[0] &&
+           out[1] == in[1];
+}
+
+std::optional<ConvShape> conv_shape(const Node& conv) {
+    if (!conv.is("Conv") || !is_f32(conv.input(0)) || !is_f32(conv.input(1))) return std::nullopt;
+    const Dims x = conv.input(0)->dims(), w = conv.input(1)->dims(), y = conv.output()->dims();
+    if ((x.size() != 3 && x.size() != 4) || element_count(y) == 0) return std::nullopt;
+    const ImageWindow window = image_window(conv, Dims(w.begin() + 2, w.end()));
+    ConvShape s;
+    s.n = x[0];
+    s.channels = x[1];
+    s.out_channels = w[0];
+    s.groups = conv.integer("group");
+    for (size_t i = 0; i < 2; ++i) {
+        s.in[i] = window.in[i];
+        s.out[i] = y.size() == 3 ? (i == 0 ? 1 : y[2]) : y[2 + i];
+        s.kernel[i] = window.kernel[i];
+        s.stride[i] = window.stride[i];
+        s.dilation[i] = window.dilation[i];
+        s.begin[i] = window.begin[i];
+        s.end[i] = window.end[i];
+        if (s.begin[i] < 0 || s.end[i] < 0) return std::nullopt;
+    }
+    return s;
+}
+
+std::optional<int> bias_input(const RegionView& region) {
+    const Value* bias = region.root().input(2);
+    if (bias == nullptr) return -1;
+    const int input = region.input_index(bias);
+    return input >= 0 ? std::optional(input) : std::nullopt;
+}
+
+std::string_view device_type(DType dtype) {
+    return dtype == DType::f16 ? "planish::f16" : dtype == DType::bf16 ? "planish::bf16" : "float";
+}
+
+namespace {
+
+constexpr int kThreads = 128;
+
+struct Tile {
+    int h = 1, w = 1;
+    bool all_rows = false;  // the loads of all rows in flight together
+
+    std::string name() const { return fmt::format("{}x{}{}", h, w, all_rows ? "a" : ""); }
+};
+
+/// Channels of a thread: 16 bytes, or less where they do not divide.
+int64_t vector_of(int64_t channels, DType dtype) {
+    int64_t vector = 16 / byte_size(dtype, 1);
+    while (channels % vector != 0) vector /= 2;
+    return vector;
+}
+
+int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+int64_t threads_of(const ConvShape& s, const Tile& tile, int64_t vector) {
+    return s.n * divide_up(s.out[0], tile.h) * divide_up(s.out[1], tile.w) * (s.channels / vector);
+}
+
+/// Registers of a thread, roughly: sums, a row of the input and of weights, addresses.
+int64_t registers_of(const ConvShape& s, const Tile& tile, int64_t vector, DType dtype) {
+    const int64_t row = (tile.w - 1) * s.stride[1] + (s.kernel[1] - 1) * s.dilation[1] + 1;
+    const int64_t loads = row * (tile.all_rows ? (tile.h - 1) * s.stride[0] + s.kernel[0] : 1);
+    return 40 + tile.h * tile.w * vector + (loads + s.kernel[1]) * vector * byte_size(dtype, 1) / 4;
+}
+
+std::vector<Tile> tiles(const ConvShape& s, DType dtype) {
+    constexpr Tile kTiles[] = {{1, 1, true},  {1, 2, true},  {1, 1, false}, {1, 2, false}, {2, 2, false},
+                               {1, 4, false}, {2, 4, false}, {4, 2, false}, {1, 7, false}, {2, 7, false}};
+    std::vector<Tile> result;
+    for (const Tile& tile : kTiles)
+        if (registers_of(s, tile, vector_of(s.channels, dtype), dtype) <= 200) result.push_back(tile);
+    if (result.empty()) result.push_back({1, 1, false});
+    return result;
+}
+
+double estimate(const ConvShape& s, const Tile& tile, const Environment& environment) {
+    const DeviceProperties& device = environment.device;
+    const int64_t vector = vector_of(s.channels, environment.storage);
+    const int64_t rows = (tile.h - 1) * s.stride[0] + (s.kernel[0] - 1) * s.dilation[0] + 1;
+    const int64_t columns = (tile.w - 1) * s.stride[1] + (s.kernel[1] - 1) * s.dilation[1] + 1;
+    const int64_t taps = s.kernel[0] * s.kernel[1];
+    // Instructions of a thread: multiply-adds, conversions, loads; and the chain of its loads' latencies.
+    const double instructions = static_cast<double>(tile.h * tile.w * taps * vector + rows * columns * (vector + 4) +
+                                                    tile.h * taps * (vector + 2) + tile.h * tile.w * 2 * vector + 80);
+    const double latency = 800.0 * (tile.all_rows ? 1.2 : 0.6 * static_cast<double>(rows) + 0.4) + instructions * 2;
+    const double threads = static_cast<double>(threads_of(s, tile, vector));
+    const int64_t resident =
+        std::min<int64_t>(65536 / std::min<int64_t>(255, registers_of(s, tile, vector, environment.storage)), 2048);
+    const double waves = std::max(1.0, threads / static_cast<double>(resident * device.multiprocessors));
+    const double issue = threads * instructions / (device.multiprocessors * 128 * 0.7);
+    const double clocks = std::max(waves * latency, issue + latency);
+    const double bytes =
+        static_cast<double>(byte_size(environment.storage, s.n * s.channels * s.in[0] * s.in[1] + s.outputs()));
+    const double bandwidth = bytes < static_cast<double>(device.l2_bytes) / 2 ? 2 * device.bandwidth : device.bandwidth;
+    return std::max(clocks / device.clock, bytes / (0.9 * bandwidth) + latency / device.clock);
+}
+
+Refusal can_convolve(const RegionView& region, const Environment& environment) {
+    const Node& conv = region.root();
+    if (!conv.is("Conv")) return Refusal::op_not_handled;
+    if (environment.storage != DType::f32 && environment.storage != DType::f16 && environment.storage != DType::bf16)
+        return Refusal::dtype_not_handled;
+    const auto shape = conv_shape(conv);
+    if (!shape || !shape->is_depthwise()) return Refusal::shape_not_handled;
+    if (threads_of(*shape, {}, vector_of(shape->channels, environment.storage)) >= int64_t{1} << 31)
+        return Refusal::shape_not_handled;
+    if (region.constant(conv.input(1)) == nullptr) return Refusal::weights_not_constant;
+    if (region.input_index(conv.input(0)) < 0 || !bias_input(region)) return Refusal::op_not_handled;
+    if (!read_epilogue(region, 1, environment)) return Refusal::post_op_not_handled;
+    return Refusal::none;
+}
+
+/// Operands for each channel are float32, as sums are.
+Formats depthwise_formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
+    Formats formats = image_formats(region, available, environment);
+    const auto float32 = [&](int i) { formats.inputs[static_cast<size_t>(i)] = {Layout::plain, DType::f32}; };
+    if (const int bias = *bias_input(region); bias >= 0) float32(bias);
+    const EpilogueCode epilogue = *read_epilogue(region, 1, environment);
+    for (const auto& operand : epilogue.operands)
+        if (operand.channel) float32(operand.input);
+    return formats;
+}
+
+std::vector<Tactic> depthwise_tactics(const RegionView& region, const Environment& environment) {
+    const ConvShape shape = *conv_shape(region.root());
+    std::vector<Tactic> tactics;
+    for (const Tile& tile : tiles(shape, environment.storage))
+        tactics.push_back({tile.name(), estimate(shape, tile, environment)});
+    std::stable_sort(tactics.begin(), tactics.end(),
+                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    return tactics;
+}
+
+/// [channels, 1, kh, kw] to [kh, kw, channels].
+Tensor pack_weights(const Tensor& weights, DType dtype) {
+    const int64_t channels = weights.dim(0), taps = weights.size() / channels;
+    Tensor packed(DType::f32, {taps, channels});
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t t = 0; t < taps; ++t)
+            packed.data<float>()[static_cast<size_t>(t * channels + c)] =
+                weights.data<float>()[static_cast<size_t>(c * taps + t)];
+    return stored(packed, {Layout::plain, dtype});
+}
+
+CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view tactic,
+                   const Environment& environment) {
+    const Node& conv = region.root();
+    const ConvShape s = *conv_shape(conv);
+    const EpilogueCode epilogue = *read_epilogue(region, 1, environment);
+    const DType dtype = formats.outputs[0].dtype;
+    const auto choices = tiles(s, environment.storage);
+    const auto choice =
+        std::find_if(choices.begin(), choices.end(), [&](const Tile& tile) { return tile.name() == tactic; });
+    const Tile tile = choice != choices.end() ? *choice : choices.front();
+    const int64_t vector = vector_of(s.channels, dtype);
+    const int x = region.input_index(conv.input(0)), w = region.input_index(conv.input(1));
+
+    KernelSpec spec;
+    spec.name = fmt::format("depthwise_{}_{}x{}s{}_c{}v{}_{}", short_name(dtype), s.kernel[0], s.kernel[1], s.stride[1],
+                            s.channels, vector, tile.name());
+    spec.threads = kThreads;
+    spec.max_registers = 255;
+    spec.source = "#include \"planish/depthwise.cuh\"\n" + epilogue.source +
+                  fmt::format(
+                      "struct Traits {{\n"
+                      "    using T = {};\n"
+                      "    using Epilogue = ::Epilogue;\n"
+                      "    static constexpr int kChannels = {}, kVector = {}, kKernelH = {}, kKernelW = {};\n"
+                      "    static constexpr int kStrideH = {}, kStrideW = {}, kDilationH = {}, kDilationW = {};\n"
+                      "    static constexpr int kTileH = {}, kTileW = {};\n"
+                      "    static constexpr bool kAllRows = {};\n"
+                      "}};\n"
+                      "extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ "
+                      "planish::DepthwiseParams p) {{\n    planish::depthwise<Traits>(p);\n}}\n",
+                      device_type(dtype), s.channels, vector, s.kernel[0], s.kernel[1], s.stride[0], s.stride[1],
+                      s.dilation[0], s.dilation[1], tile.h, tile.w, tile.all_rows, kThreads, spec.name);
+
+    DepthwiseParams p{};
+    p.n = static_cast<int>(s.n);
+    p.h = static_cast<int>(s.in[0]), p.w = static_cast<int>(s.in[1]);
+    p.out_h = static_cast<int>(s.out[0]), p.out_w = static_cast<int>(s.out[1]);
+    p.pad_top = static_cast<int>(s.begin[0]), p.pad_left = static_cast<int>(s.begin[1]);
+
+    CudaKernel kernel;
+    kernel.name = spec.name;
+    kernel.flops = 2 * s.outputs() * s.kernel[0] * s.kernel[1];
+    kernel.consumed = {w};
+    const auto weights = region.constant(conv.input(1));
+    const int packed = kernel.add_constant(environment.packed->get(
+        weights, fmt::format("cuda depthwise {}", short_name(dtype)), [&] { return pack_weights(*weights, dtype); }));
+    const auto blocks = static_cast<unsigned>(divide_up(threads_of(s, tile, vector), kThreads));
+    Launch launch = make_launch(std::move(spec), {blocks, 1, 1}, p);
+    launch.pdl = true;
+    launch.bind(offsetof(DepthwiseParams, input), input(x))
+        .bind(offsetof(DepthwiseParams, weights), constant(packed))
+        .bind(offsetof(DepthwiseParams, output), output());
+    if (const int bias = *bias_input(region); bias >= 0) launch.bind(offsetof(DepthwiseParams, bias), input(bias));
+    for (size_t i = 0; i < epilogue.operands.size(); ++i) {
+        const auto& operand = epilogue.operands[i];
+        launch.bind(offsetof(DepthwiseParams, operands) + i * sizeof(void*), input(operand.input));
+        if (!operand.channel && operand.input != x) kernel.in_place.push_back(operand.input);
+    }
+    kernel.launches.push_back(std::move(launch));
+    return kernel;
+}
+
+}  // namespace
+
+namespace families {
+const Implementation kDepthwise{"depthwise", can_convolve, depthwise_formats, compile, depthwise_tactics};
+}  // namespace families
+
+}  // namespace planish::cuda
