@@ -236,7 +236,7 @@ void ConvPlan::run(const float* x, const float* packed_weights, float* y, std::s
         static_cast<int>(std::min<double>(std::max(1.0, flops / kFlopsPerThread), std::min(max_threads, pool.size())));
 
     if (impl.flat) {
-        const TaskGrid grid = split_tasks(loop.tiles(), loop.panels(), s.n * oh * ow, impl.group_oc(), threads);
+        const TaskGrid grid = split_tasks(loop, threads);
         const auto run_part = [&](int64_t task, int) {
             TileLoop::Call call;
             grid.bounds(task % grid.tasks(), call);

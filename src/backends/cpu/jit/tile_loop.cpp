@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kPanelBlockBytes = 128 * 1024;  // one K block of one panel
 constexpr int64_t kGroupBytes = 768 * 1024;       // A's rows of one group, of the same K block
+constexpr int64_t kSharedBytes = 512 * 1024;      // of B, that every thread may as well read for itself
 constexpr int64_t kStreams = kMaxStreams;         // panels of one vector that a single row reads side by side
 
 /// The generator whose vectors hold that many floats.
@@ -172,11 +173,15 @@ void TaskGrid::bounds(int64_t task, TileLoop::Call& call) const {
     call.last_panel = panels * (panel_task + 1) / panel_tasks;
 }
 
-TaskGrid split_tasks(int64_t tiles, int64_t panels, int64_t m, int64_t n, int threads) {
+TaskGrid split_tasks(const TileLoop& loop, int threads) {
+    const int64_t tiles = loop.tiles(), panels = loop.panels();
     TaskGrid grid{tiles, panels, 1, 1};
     if (threads <= 1) return grid;
     const int64_t wanted = int64_t{threads} * 4;
-    if (n >= m) {
+    // Small weights are read by every thread; then rows of an image stay with their thread from layer to layer, while
+    // columns would be fetched from all others' caches by a depthwise convolution or by the next product.
+    const bool shares_b = loop.layout().size() * 4 <= kSharedBytes && tiles >= 2 * wanted;
+    if (loop.problem().n >= loop.problem().rows && !shares_b) {
         grid.panel_tasks = std::min(panels, wanted);
         grid.tile_tasks = std::min(tiles, ceil_div(wanted, std::max<int64_t>(1, grid.panel_tasks)));
     } else {

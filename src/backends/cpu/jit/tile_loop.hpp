@@ -91,8 +91,9 @@ struct TaskGrid {
     void bounds(int64_t task, TileLoop::Call& call) const;
 };
 
-/// Cuts the columns first where B is the larger side, else the rows; some tasks more than threads, to balance them.
-TaskGrid split_tasks(int64_t tiles, int64_t panels, int64_t m, int64_t n, int threads);
+/// Cuts the columns first where B is the larger side and not small, else the rows; some tasks more than threads, to
+/// balance them.
+TaskGrid split_tasks(const TileLoop& loop, int threads);
 
 /// The panel width that suits the problem on that ISA and this processor.
 PanelWidth choose_panel_width(Isa isa, const TileLoop::Problem& problem);
