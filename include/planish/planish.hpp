@@ -183,6 +183,9 @@ class PLANISH_API Engine {
     /// Compiles for these input shapes (in the order of inputs()), so that the first run with them does not wait.
     void prepare(std::span<const Dims> input_shapes) const;
 
+    /// Element types and sizes of the outputs for these input shapes; empty when the interpreter runs the plan.
+    std::vector<std::pair<DType, Dims>> output_types(std::span<const Dims> input_shapes) const;
+
     EngineInfo info() const;
     /// The program's launches for these input shapes; empty when the interpreter runs the plan.
     std::vector<LayerRow> layers(std::span<const Dims> input_shapes) const;

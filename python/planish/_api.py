@@ -9,7 +9,7 @@ from typing import Any, Union
 import numpy as np
 
 from . import _export, _planish
-from ._arrays import DTypeName, Feeds, to_user
+from ._arrays import DTypeName, Feeds, empty_like_on_gpu, to_user
 from ._errors import Error
 from ._progress import ProgressBar
 
@@ -69,6 +69,8 @@ class _Runner:
     """What Engine and Context share: running by name or by position."""
 
     _raw: Any
+    _engine: Any  # the engine's side of _raw
+    _gpu: bool  # runs on a CUDA device
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
@@ -78,14 +80,18 @@ class _Runner:
         """Runs once.
 
         feeds: array by input name: NumPy, or anything with DLPack or __array__ (a torch CPU tensor); contiguous CPU
-            memory is used in place. A sequence input takes a list of arrays.
+            memory is used in place. A sequence input takes a list of arrays. On a GPU also arrays in its memory
+            (DLPack, __cuda_array_interface__), used where they are.
         outputs: arrays to write into, by output name; only these outputs are delivered, and they are what is returned.
-        stream: a CUDA stream handle; an error on the CPU.
+        stream: a CUDA stream handle (torch.cuda.current_stream().cuda_stream) to run in; the call then returns
+            without waiting, unless host arrays take part. The arrays must live until the stream is done. An error on
+            the CPU.
 
-        Returns the outputs by name, as NumPy arrays that own their memory. Errors: invalid_argument for a missing or
-        unknown name, a wrong dtype or shape.
+        Returns the outputs by name: NumPy arrays that own their memory, or arrays on the GPU, of the library that the
+        feeds come from, when any of them is there. Errors: invalid_argument for a missing or unknown name, a wrong
+        dtype or shape.
         """
-        if stream is not None:
+        if stream is not None and not self._gpu:
             raise Error("unsupported", "stream= needs an engine on a CUDA device, this one runs on the CPU")
         if not isinstance(feeds, Mapping):
             raise Error(
@@ -94,17 +100,26 @@ class _Runner:
                 "the inputs are: " + ", ".join(repr(i.name) for i in self.inputs),
             )
         kinds = {info.name: info.kind for info in self.inputs}
-        rows = Feeds()
+        rows = Feeds(self._gpu, stream)
         for name, value in feeds.items():
             rows.add(str(name), value, kinds.get(name, "tensor"))
+        if outputs is None and rows.on_gpu is not None:
+            outputs = self._outputs_on_gpu(rows)
         if outputs is not None:
-            targets = Feeds()
+            targets = Feeds(self._gpu, stream)
             for name, value in outputs.items():
                 targets.add_target(str(name), value)
-            self._raw.run_into(rows.rows, targets.rows)
+            self._raw.run_into(rows.rows, targets.rows, stream or 0)
             return dict(outputs)
         results = self._raw.run(rows.rows)
         return {info.name: to_user(value) for info, value in zip(self.outputs, results)}
+
+    def _outputs_on_gpu(self, feeds: Feeds) -> dict | None:
+        missing = [i.name for i in self.inputs if i.name not in feeds.rows]
+        types = None if missing else self._engine.output_types([list(feeds.rows[i.name][1]) for i in self.inputs])
+        if types is None:
+            return None
+        return {o.name: empty_like_on_gpu(feeds.on_gpu, *type_) for o, type_ in zip(self.outputs, types)}
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Positional (or keyword) inputs; one output comes bare, several as a tuple."""
@@ -127,6 +142,7 @@ class Context(_Runner):
 
     def __init__(self, engine: Engine) -> None:
         self.inputs, self.outputs = engine.inputs, engine.outputs
+        self._engine, self._gpu = engine._raw, engine._gpu
         self._raw = engine._raw.create_context()
 
 
@@ -134,7 +150,8 @@ class Engine(_Runner):
     """A loaded plan. Immutable; may be used by many threads at once."""
 
     def __init__(self, raw: _planish.Engine) -> None:
-        self._raw = raw
+        self._raw = self._engine = raw
+        self._gpu = raw.info()["device"].startswith("cuda")
         self.inputs = tuple(TensorInfo(*row) for row in raw.inputs())
         self.outputs = tuple(TensorInfo(*row) for row in raw.outputs())
 
@@ -236,8 +253,11 @@ def build(
 
     model: path of an ONNX file, its bytes, an onnx.ModelProto, or a torch.nn.Module (with example_inputs).
     output: where to write the .plan; None: only in memory.
-    target: "cpu", "cpu:avx2", "cpu:avx512", or a list of them.
-    precision: "fp32".
+    target: "cpu", "cpu:avx2", "cpu:avx512", "cuda" (this machine's GPU, else sm_90a), "cuda:sm_80", ..., or a list of
+        them: one plan for all. Building for a GPU needs NVRTC (pip install nvidia-cuda-nvrtc nvidia-cuda-runtime), but
+        no GPU; without one, tactics are chosen by a cost model and nothing is verified.
+    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32). The
+        CPU computes in float32.
     shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
     timing_cache: file of measurements to use and to add to; with the same one, equal inputs give equal bytes. None:
         what is measured is not kept.
@@ -328,7 +348,8 @@ def load(
 ) -> Engine:
     """Loads a plan: a path (the file is mapped), its bytes, or what `build` returned.
 
-    device: "auto", "cpu", "cpu:avx2"; a device that is not there is an error.
+    device: "cpu", "cpu:avx2", "cuda:0"; a device that is not there is an error. "auto": a GPU that the plan was built
+        for, else the CPU.
     threads: that one run may use; None: one for each core that the process may use.
     cached_shapes: programs kept, one for each set of input shapes.
     only_reference: run in the reference interpreter.

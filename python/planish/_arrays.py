@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _planish
 from ._errors import Error
 
 try:  # bfloat16, float8 and 4-bit types as NumPy dtypes; optional
@@ -124,15 +125,92 @@ def _unpack(data: np.ndarray, shape: tuple, name: str) -> np.ndarray:
     return codes.reshape(shape)
 
 
-class Feeds:
-    """Feeds for one call, and the arrays that own their memory."""
+_CUDA = 2  # kDLCUDA
 
-    def __init__(self) -> None:
+
+def is_on_gpu(value: Any) -> bool:
+    """Whether an array's memory is that of a GPU."""
+    if isinstance(value, np.ndarray):
+        return False
+    if hasattr(value, "__dlpack_device__"):
+        return int(value.__dlpack_device__()[0]) == _CUDA
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def _module(value: Any) -> str:
+    return type(value).__module__.split(".")[0]
+
+
+def _gpu_row(name: str, value: Any, stream: int | None) -> tuple:
+    """(dtype, shape, address) of an array on a GPU. Without a stream of the caller's, what he has enqueued for the
+    array is waited for, unless it is in the default stream, which Planish's own follows."""
+    if _module(value) == "torch":
+        import torch
+
+        if not value.is_contiguous():
+            raise Error("invalid_argument", f"'{name}' is not contiguous", "give tensor.contiguous()")
+        if stream is None:
+            current = torch.cuda.current_stream(value.device)
+            if current.cuda_stream != 0:
+                current.synchronize()
+        return str(value.dtype).removeprefix("torch."), tuple(value.shape), value.data_ptr()
+    if hasattr(value, "__cuda_array_interface__"):
+        row = value.__cuda_array_interface__
+        itemsize = int(row["typestr"][2:])
+        strides, expected = row.get("strides"), itemsize
+        for length, step in zip(reversed(row["shape"]), reversed(strides or ())):
+            if length != 1 and step != expected:
+                raise Error("invalid_argument", f"'{name}' is not contiguous", "give a C-contiguous array")
+            expected *= length
+        theirs = row.get("stream")
+        if theirs not in (None, 0, 1, stream):
+            _planish.synchronize_stream(theirs, int(value.__dlpack_device__()[1]))
+        return dtype_name(np.dtype(row["typestr"])), tuple(row["shape"]), row["data"][0]
+    address, shape, dtype, _, _, contiguous = _planish.dlpack_info(value)
+    if not contiguous:
+        raise Error("invalid_argument", f"'{name}' is not contiguous", "give a C-contiguous array")
+    return dtype, shape, address
+
+
+def empty_like_on_gpu(example: Any, dtype: str, shape: tuple) -> Any:
+    """An array of the same library on the same GPU."""
+    if _module(example) == "torch":
+        import torch
+
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=example.device)
+    if _module(example) == "cupy":
+        import cupy
+
+        with example.device:
+            return cupy.empty(shape, dtype=dtype)
+    raise Error(
+        "unsupported",
+        f"no way to make outputs as {type(example).__name__} on the GPU",
+        "give the arrays to write into: outputs=",
+    )
+
+
+class Feeds:
+    """Feeds for one call, and the arrays that own their memory. gpu: the engine takes arrays on a GPU where they are;
+    stream: that of the call."""
+
+    def __init__(self, gpu: bool = False, stream: int | None = None) -> None:
         self.rows: dict[str, tuple] = {}
+        self.on_gpu: Any = None  # one of the arrays on the GPU
+        self._gpu = gpu
+        self._stream = stream
         self._alive: list = []
 
     def add(self, name: str, value: Any, kind: str = "tensor") -> None:
-        self.rows[name] = self._feed(name, value, kind)
+        if self._gpu and kind == "tensor" and is_on_gpu(value):
+            self.rows[name] = self._add_on_gpu(name, value)
+        else:
+            self.rows[name] = self._feed(name, value, kind)
+
+    def _add_on_gpu(self, name: str, value: Any) -> tuple:
+        self.on_gpu = value
+        self._alive.append(value)
+        return _gpu_row(name, value, self._stream)
 
     def _feed(self, name: str, value: Any, kind: str = "tensor") -> tuple:
         if kind == "sequence":
@@ -165,6 +243,9 @@ class Feeds:
 
     def add_target(self, name: str, value: Any) -> None:
         """An array to be written into."""
+        if self._gpu and is_on_gpu(value):
+            self.rows[name] = self._add_on_gpu(name, value)
+            return
         array = to_numpy(value, name)
         if isinstance(value, np.ndarray) and not array.flags.writeable:
             raise Error("invalid_argument", f"the array given for output '{name}' is read-only")

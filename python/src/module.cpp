@@ -1,5 +1,6 @@
 // planish._planish: the C++ library as the package's Python side sees it. Users see python/planish/*.py.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
@@ -8,6 +9,7 @@
 
 #include <mutex>
 
+#include "backends/cuda/gpu.hpp"
 #include "cli/cli.hpp"
 #include "convert.hpp"
 #include "plan/plan_io.hpp"
@@ -81,13 +83,19 @@ nb::list run(Context::Impl& context, nb::dict feeds) {
     return list;
 }
 
+/// A stream holds for one run.
+struct Reset {
+    Context::Impl& context;
+    ~Reset() { context.stream = 0; }
+};
+
 TensorView view_of(const RefValue& value, const std::string& name) {
     if (value.kind != Kind::tensor || value.tensor.dtype() == DType::string)
         fail(ErrorCode::unsupported, "'" + name + "' has no flat memory to write into", "leave it out of `outputs`");
     return {value.tensor.dtype(), value.tensor.dims(), const_cast<void*>(value.tensor.raw())};
 }
 
-void run_into(Context::Impl& context, nb::dict feeds, nb::dict outputs) {
+void run_into(Context::Impl& context, nb::dict feeds, nb::dict outputs, uintptr_t stream) {
     const std::map<std::string, RefValue> inputs = from_feeds(feeds), targets = from_feeds(outputs);
     std::vector<NamedView> in, out;
     for (const auto& [name, value] : inputs) {
@@ -99,13 +107,49 @@ void run_into(Context::Impl& context, nb::dict feeds, nb::dict outputs) {
     }
     for (const auto& [name, value] : targets) out.push_back({name, view_of(value, name)});
     const nb::gil_scoped_release release;
+    context.stream = stream;
+    const Reset reset{context};
     context.run(in, out);
+}
+
+/// (address, shape, dtype, device type, device id, contiguous) of an object with DLPack.
+nb::tuple dlpack_info(const nb::ndarray<nb::ro>& array) {
+    std::vector<int64_t> shape;
+    bool contiguous = true;
+    int64_t expected = 1;
+    for (size_t i = array.ndim(); i-- > 0;) {
+        contiguous = contiguous && (array.shape(i) == 1 || array.stride(i) == expected);
+        expected *= static_cast<int64_t>(array.shape(i));
+        shape.insert(shape.begin(), static_cast<int64_t>(array.shape(i)));
+    }
+    const nb::dlpack::dtype type = array.dtype();
+    static constexpr const char* kKinds[] = {"int", "uint", "float", "", "bfloat", "complex", "bool"};
+    std::string name = type.code < std::size(kKinds) ? kKinds[type.code] : "";
+    if (name != "bool") name += std::to_string(type.bits);
+    return nb::make_tuple(reinterpret_cast<uintptr_t>(array.data()), nb::tuple(nb::cast(shape)), name,
+                          array.device_type(), array.device_id(), contiguous && type.lanes == 1);
+}
+
+/// Types and shapes of the outputs for these input shapes; None where the interpreter runs the plan.
+nb::object output_types(const Engine& engine, const std::vector<Dims>& shapes) {
+    std::vector<std::pair<DType, Dims>> types;
+    {
+        const nb::gil_scoped_release release;
+        types = engine.output_types(shapes);
+    }
+    if (types.empty()) return nb::none();
+    nb::list list;
+    for (const auto& [dtype, dims] : types)
+        list.append(nb::make_tuple(std::string(to_string(dtype)), nb::tuple(nb::cast(dims))));
+    return list;
 }
 
 nb::dict to_dict(const EngineInfo& info) {
     nb::dict d;
     d["device"] = info.device;
     d["target"] = info.target;
+    d["precision"] = info.precision;
+    d["device_weight_bytes"] = info.device_weight_bytes;
     d["compiled_at_load"] = info.compiled_at_load;
     d["threads"] = info.threads;
     d["weight_bytes"] = info.weight_bytes;
@@ -311,9 +355,9 @@ NB_MODULE(_planish, m) {
         .def("run",
              [](EngineHandle& e, nb::dict feeds) { return e.with_context([&](auto& c) { return run(c, feeds); }); })
         .def("run_into",
-             [](EngineHandle& e, nb::dict feeds, nb::dict outputs) {
+             [](EngineHandle& e, nb::dict feeds, nb::dict outputs, uintptr_t stream) {
                  e.with_context([&](auto& c) {
-                     run_into(c, feeds, outputs);
+                     run_into(c, feeds, outputs, stream);
                      return 0;
                  });
              })
@@ -334,6 +378,8 @@ NB_MODULE(_planish, m) {
                  for (const LayerRow& row : rows) list.append(to_dict(row));
                  return list;
              })
+        .def("output_types",
+             [](const EngineHandle& e, const std::vector<Dims>& shapes) { return output_types(e.engine(), shapes); })
         .def("info", [](const EngineHandle& e) { return to_dict(e.engine().info()); });
 
     m.def("load_path", [](const std::string& path, const std::string& device, int threads, int cached, bool reference) {
@@ -350,6 +396,12 @@ NB_MODULE(_planish, m) {
         return new EngineHandle(load(plan, load_options(device, threads, cached, reference)));
     });
 
+    m.def("dlpack_info", &dlpack_info);
+    m.def("synchronize_stream", [](uintptr_t stream, int device) {
+        const nb::gil_scoped_release release;
+        cuda::synchronize_stream(stream, device);
+    });
+    m.def("add_library_folder", [](const std::string& folder) { cuda::add_library_folder(folder); });
     m.def("cli_main", [](const std::vector<std::string>& arguments) {
         std::vector<const char*> argv;
         for (const std::string& argument : arguments) argv.push_back(argument.c_str());

@@ -242,7 +242,7 @@ Verb add_bench(CLI::App& app) {
         ->allow_extra_args(false);
     verb->add_option("--shape", options->shapes, "NAME=SHAPE of a random input (default: what the plan was built for)")
         ->allow_extra_args(false);
-    verb->add_option("--device", options->load.device, "auto (default), cpu, cpu:avx2");
+    verb->add_option("--device", options->load.device, "auto (default), cpu, cpu:avx2, cuda:0");
     verb->add_option("--threads", options->load.threads, "Threads of one run (default: all)")
         ->check(CLI::PositiveNumber);
     verb->add_option("--runs", options->runs, "Timed runs (default: as many as fit in --seconds)")

@@ -199,10 +199,11 @@ Verb add_build(CLI::App& app) {
         "  planish build model.onnx --dump-after all --dump-folder passes/");
     verb->add_option("model", options->model, "ONNX file");
     verb->add_option("-o,--output", options->output, "Where the plan goes (default: MODEL.plan)");
-    verb->add_option("--target", options->build.targets, "cpu, cpu:avx2, cpu:avx512; may be repeated")
+    verb->add_option("--target", options->build.targets,
+                     "cpu, cpu:avx2, cpu:avx512, cuda, cuda:sm_90a, ...; may be repeated")
         ->take_all()
         ->allow_extra_args(false);
-    verb->add_option("--precision", options->build.precision, "fp32 (default)");
+    verb->add_option("--precision", options->build.precision, "Of GPU targets: fp32 (default), tf32, fp16, bf16");
     verb->add_option("--shape", options->shapes,
                      "NAME=SHAPE or NAME=MIN:OPT:MAX, sizes with x between; may be repeated")
         ->allow_extra_args(false);

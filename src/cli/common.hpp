@@ -24,6 +24,7 @@ Verb add_bench(CLI::App& app);
 Verb add_inspect(CLI::App& app);
 Verb add_compare(CLI::App& app);
 Verb add_cache(CLI::App& app);
+Verb add_doctor(CLI::App& app);
 
 /// "NAME=VALUE" split at the first '='; Error(invalid_argument) without one.
 std::pair<std::string, std::string> split_assignment(const std::string& text, const std::string& option);

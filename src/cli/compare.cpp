@@ -231,7 +231,7 @@ Verb add_compare(CLI::App& app) {
     verb->add_option("-i,--input", options->inputs, "NAME=FILE.npy or FILE.npz (default: random values)")
         ->allow_extra_args(false);
     verb->add_option("--shape", options->shapes, "NAME=SHAPE of a random input")->allow_extra_args(false);
-    verb->add_option("--device", options->load.device, "auto (default), cpu, cpu:avx2");
+    verb->add_option("--device", options->load.device, "auto (default), cpu, cpu:avx2, cuda:0");
     verb->add_option("--threads", options->load.threads, "Threads of one run (default: all)")
         ->check(CLI::PositiveNumber);
     verb->add_option("--top", options->top, "Regions to show (default: 20)")->check(CLI::NonNegativeNumber);

@@ -122,7 +122,7 @@ Verb add_run(CLI::App& app) {
         ->allow_extra_args(false);
     verb->add_flag("--random", options->random, "Random values for the inputs that are not given");
     verb->add_option("--shape", options->shapes, "NAME=SHAPE of a random input")->allow_extra_args(false);
-    verb->add_option("--device", options->load.device, "auto (default), cpu, cpu:avx2");
+    verb->add_option("--device", options->load.device, "auto (default), cpu, cpu:avx2, cuda:0");
     verb->add_option("--threads", options->load.threads, "Threads of one run (default: all)")
         ->check(CLI::PositiveNumber);
     verb->add_flag("--only-reference", options->load.only_reference, "Run in the reference interpreter");

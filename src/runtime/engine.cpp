@@ -227,6 +227,14 @@ void Engine::prepare(std::span<const Dims> shapes) const {
     prepare_for(*impl_, shapes);
 }
 
+std::vector<std::pair<DType, Dims>> Engine::output_types(std::span<const Dims> shapes) const {
+    const auto prepared = prepare_for(*impl_, shapes);
+    std::vector<std::pair<DType, Dims>> types;
+    if (const Program* program = prepared->compiled.program.get())
+        for (const Port& port : program->outputs()) types.emplace_back(port.dtype, port.dims);
+    return types;
+}
+
 EngineInfo Engine::info() const {
     return impl_->info();
 }

@@ -168,6 +168,12 @@ bool Gpu::owns(const void* pointer) const {
     return true;
 }
 
+void synchronize_stream(uintptr_t stream, int ordinal) {
+    const Gpu& gpu = Gpu::get(ordinal);
+    const Current current(gpu);
+    gpu.check(gpu.driver().StreamSynchronize(reinterpret_cast<CUstream>(stream)), "waiting for a stream");
+}
+
 int64_t Gpu::free_bytes() const {
     const Current current(*this);
     size_t free = 0, total = 0;

@@ -119,6 +119,9 @@ class Gpu {
     std::map<std::string, std::weak_ptr<const Module>> modules_;  // by binary key
 };
 
+/// Waits for a stream of the caller's on that GPU.
+void synchronize_stream(uintptr_t stream, int ordinal);
+
 /// One GPU as the driver describes it; its bandwidth and arithmetic where the driver does not say, by its architecture.
 DeviceProperties describe_gpu(const Driver& driver, CUdevice device, Arch& arch);
 

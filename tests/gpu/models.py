@@ -1,0 +1,148 @@
+"""Whole networks on a GPU: build (with verification of every region), run, time. Models are *.onnx in --folder, whole
+or stripped by strip_weights.py. Prints one line for each network, precision and batch; the exit code counts
+failures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+from strip_weights import fill_weights
+
+import planish
+
+DEFAULT = "mobilenet_v2,resnet50,efficientnet_b0,vit_b_16,bert_base,convnext_tiny"
+
+
+def shapes_of(path: Path, batch: int, length: int) -> dict:
+    """Fixed shapes: the batch for the first axis, the sequence length for the others that are open."""
+    probe = planish.load(planish.build(str(path), optimization_level=0, verify=False, progress=False), "cpu")
+    result = {}
+    for info in probe.inputs:
+        dims = [d if isinstance(d, int) else (batch if i == 0 else length) for i, d in enumerate(info.shape)]
+        result[info.name] = (info.dtype, tuple([batch, *dims[1:]]))
+    return result
+
+
+def feeds_of(shapes: dict) -> dict:
+    rng = np.random.default_rng(3)
+    feeds = {}
+    for name, (dtype, shape) in shapes.items():
+        if dtype == "float32":
+            feeds[name] = rng.standard_normal(shape, dtype=np.float32)
+        else:
+            feeds[name] = (rng.integers(0, 1000, shape) if name == "input_ids" else np.ones(shape)).astype(str(dtype))
+            if "type" in name:
+                feeds[name][:] = 0
+    return feeds
+
+
+def milliseconds(context, feeds: dict, outputs: dict, runs: int) -> float:
+    """Median time of one run, enqueued one behind the other."""
+    stream = torch.cuda.Stream()
+    handle = stream.cuda_stream
+    for _ in range(5):
+        context.run(feeds, outputs, stream=handle)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
+    stream.synchronize()
+    for event in events[:-1]:
+        event.record(stream)
+        context.run(feeds, outputs, stream=handle)
+    events[-1].record(stream)
+    stream.synchronize()
+    return float(np.median([a.elapsed_time(b) for a, b in zip(events, events[1:])]))
+
+
+def run(path: Path, batch: int, precision: str, options: argparse.Namespace) -> None:
+    shapes = shapes_of(path, batch, options.length)
+    start = time.perf_counter()
+    plan = planish.build(
+        str(path),
+        target=["cpu", "cuda"],
+        precision=precision,
+        progress=False,
+        verify=not options.bench,
+        shapes={name: shape for name, (_, shape) in shapes.items()},
+        optimization_level=options.level,
+        timing_cache=options.timing_cache,
+    )
+    built = time.perf_counter() - start
+    cpu, gpu = planish.load(plan, "cpu"), planish.load(plan, "cuda:0")
+    feeds = feeds_of(shapes)
+    expected = cpu.run(feeds)
+    on_gpu = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
+    context = gpu.create_context()
+    actual = context.run(on_gpu)
+    worst = max(
+        float(np.abs(actual[n].cpu().numpy() - e).max() / max(np.abs(e).max(), 1e-30)) for n, e in expected.items()
+    )
+    rows = gpu.layers({name: shape for name, (_, shape) in shapes.items()})
+    fallback = [r for r in rows if r["placement"] == "cpu"]
+    took = milliseconds(context, on_gpu, actual, options.runs)
+    finite = all(np.isfinite(a.cpu().numpy()).all() for a in actual.values())
+    limit = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}[precision]
+    verdict = "PASS" if finite and worst <= limit else "FAIL"
+    print(
+        f"{verdict} {path.stem} {precision} batch {batch}: {took:.3f} ms, error {worst:.2g} of the largest output, "
+        f"{len(rows)} steps, {len(fallback)} on the CPU, built in {built:.1f} s",
+        flush=True,
+    )
+    if fallback:
+        print("     on the CPU:", ", ".join(sorted({r["op"] for r in fallback})), flush=True)
+    for warning in plan.report["warnings"]:
+        if "reference interpreter" not in warning:
+            print("     warning:", warning, flush=True)
+    if options.profile:
+        profile = gpu.profile(feeds, runs=10)
+        total = sum(r["seconds"] for r in profile["regions"])
+        print(f"     {total * 1e6:.0f} us by steps")
+        for r in sorted(profile["regions"], key=lambda r: -r["seconds"])[: options.profile]:
+            print(
+                f"     {r['seconds'] * 1e6:8.1f} us {r['roofline'] * 100:5.1f} %  {r['implementation']:44} "
+                f"{r['op'][:30]:30} {r['name'][-50:]}",
+                flush=True,
+            )
+    if verdict == "FAIL":
+        raise AssertionError(f"error {worst}, limit {limit}, finite {finite}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=Path(".gpu/models"))
+    parser.add_argument("--models", default=DEFAULT)
+    parser.add_argument("--batches", default="1")
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--level", type=int, default=2, help="optimization level: from 3 on tactics are timed")
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--timing-cache")
+    parser.add_argument("--profile", type=int, default=0, help="print so many of the slowest steps")
+    parser.add_argument("--bench", action="store_true", help="do not verify the regions")
+    options = parser.parse_args()
+    failed = 0
+    for name in options.models.split(","):
+        path = options.folder / f"{name}.onnx"
+        if not path.exists():
+            print(f"SKIP {name}: no {path}")
+            continue
+        if path.with_suffix(".json").exists():
+            fill_weights(path)
+        for precision in options.precision.split(","):
+            for batch in options.batches.split(","):
+                try:
+                    run(path, int(batch), precision, options)
+                except Exception as error:  # noqa: PERF203
+                    failed += 1
+                    print(f"FAIL {name} {precision} batch {batch}: {error}", flush=True)
+                    if not isinstance(error, (planish.Error, AssertionError)):
+                        traceback.print_exc()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
