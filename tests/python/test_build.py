@@ -165,7 +165,7 @@ def test_precisions_to_come_are_unsupported(dense, precision):
 
 def test_bad_options(dense):
     failure(lambda: planish.build(dense, precision="fp7"), "invalid_argument")
-    failure(lambda: planish.build(dense, target="cuda"), "unsupported")
+    failure(lambda: planish.build(dense, target="cuda:sm_70"), "invalid_argument")
     failure(lambda: planish.build(dense, target="toaster"), "invalid_argument")
     failure(lambda: planish.build(dense, calibration=[]), "unsupported")
     failure(lambda: planish.build(dense, shapes={"nope": (1, 3)}, progress=False), "invalid_argument")

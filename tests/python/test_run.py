@@ -175,7 +175,7 @@ def test_bad_feeds(dense_plan):
 
 
 def test_bad_devices(dense_plan):
-    assert "CUDA" in failure(lambda: planish.load(dense_plan, device="cuda:0"), "unsupported")
+    assert "driver" in failure(lambda: planish.load(dense_plan, device="cuda:0"), "unsupported")
     failure(lambda: planish.load(dense_plan, device="toaster"))
     failure(lambda: planish.load(dense_plan, threads=0))
 
