@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
-import planish
 import pytest
+
+import planish
 from planish import _planish
 
 
