@@ -86,6 +86,10 @@ std::string_view short_name(DType dtype);
 // One list a family; table.cpp joins them by op name. A family's file defines its rows here as it lands.
 namespace families {
 extern const Implementation kAttention, kAttentionSimt, kDepthwise, kConvChain;
+extern const Implementation kPointwise;
+extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;
+extern const Implementation kReduce, kPool, kResize;
+extern const Implementation kTranspose, kConcat, kSplit, kSlice, kExpand, kPad, kGather;
 extern const Implementation kReference;
 }  // namespace families
 

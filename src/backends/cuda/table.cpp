@@ -18,12 +18,42 @@ struct Row {
 constexpr Row kRows[] = {
     {"Conv", {&kDepthwise, &kReference}},
     {"Attention", {&kAttention, &kAttentionSimt, &kReference}},
+    {"Softmax", {&kSoftmax, &kReference}},
+    {"LogSoftmax", {&kLogSoftmax, &kReference}},
+    {"LayerNormalization", {&kLayerNorm, &kReference}},
+    {"RMSNormalization", {&kRmsNorm, &kReference}},
+    {"GroupNormalization", {&kGroupNorm, &kReference}},
+    {"InstanceNormalization", {&kGroupNorm, &kReference}},
+    {"ReduceSum", {&kReduce, &kReference}},
+    {"ReduceMean", {&kReduce, &kReference}},
+    {"ReduceMax", {&kReduce, &kReference}},
+    {"ReduceMin", {&kReduce, &kReference}},
+    {"ReduceProd", {&kReduce, &kReference}},
+    {"ReduceL1", {&kReduce, &kReference}},
+    {"ReduceL2", {&kReduce, &kReference}},
+    {"ReduceSumSquare", {&kReduce, &kReference}},
+    {"ReduceLogSum", {&kReduce, &kReference}},
+    {"ReduceLogSumExp", {&kReduce, &kReference}},
+    {"GlobalAveragePool", {&kReduce, &kReference}},
+    {"GlobalMaxPool", {&kReduce, &kReference}},
+    {"ArgMax", {&kReduce, &kReference}},
+    {"ArgMin", {&kReduce, &kReference}},
+    {"MaxPool", {&kPool, &kReference}},
+    {"AveragePool", {&kPool, &kReference}},
+    {"Resize", {&kResize, &kReference}},
+    {"Transpose", {&kTranspose, &kReference}},
+    {"Concat", {&kConcat, &kReference}},
+    {"Split", {&kSplit, &kReference}},
+    {"Slice", {&kSlice, &kReference}},
+    {"Expand", {&kExpand, &kReference}},
+    {"Pad", {&kPad, &kReference}},
+    {"Gather", {&kGather, &kReference}},
 };
 
 // Of regions of other kinds than their root op tells. Refused, they are dissolved.
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kChains[] = {&kConvChain};
-constexpr const Implementation* kOthers[] = {&kReference};
+constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
 }  // namespace
 

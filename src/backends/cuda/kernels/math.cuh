@@ -1,6 +1,6 @@
 // The functions that generated expressions call. Their meaning at NaN, infinities and zeros is that of the reference
-// interpreter; `precise` is float32 (or float64) to a few units in the last place, `fast` is for results that are stored
-// in 16 bits: relative error below 2^-16, or below 2^-22 of the argument where the function vanishes.
+// interpreter; `precise` is float32 (or float64) to a few units in the last place, `fast` is for results that are
+// stored in 16 bits: relative error below 2^-16, or below 2^-22 of the argument where the function vanishes.
 #pragma once
 
 namespace planish {

@@ -1,0 +1,185 @@
+// Kernels of point-wise regions, rows, reductions, windows and movement: each compiles for every architecture, within
+// its stated bound of registers and without spills.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "backends/cuda/compiler.hpp"
+#include "backends/cuda/implementation.hpp"
+#include "base/log.hpp"
+#include "passes/pass.hpp"
+#include "planish/error.hpp"
+
+namespace planish::cuda {
+namespace {
+
+struct Case {
+    std::string name, implementation, graph;  // the graph without its frame; its region's outputs are the graph's
+    bool channels_last = false;               // how images are available
+};
+
+std::string floats(const std::string& name, const std::string& dims) {
+    return "input %" + name + " : float32[" + dims + "]\n";
+}
+
+std::vector<Case> cases() {
+    std::vector<Case> result;
+    const auto add = [&](std::string name, std::string implementation, std::string graph, bool last = false) {
+        result.push_back({std::move(name), std::move(implementation), std::move(graph), last});
+    };
+    add("flat", "pointwise",
+        floats("x", "3, 5, 7") + floats("z", "3, 5, 7") + "%s = Sigmoid(%x)\n%y = Mul(%s, %z)\noutput %y\n");
+    add("broadcast", "pointwise",
+        floats("x", "2, 64, 14, 14") + floats("z", "64, 1, 1") + "%y = Add(%x, %z)\noutput %y\n", true);
+    add("odd", "pointwise", floats("x", "2, 3, 5, 7") + floats("z", "3, 1, 7") + "%y = PRelu(%x, %z)\noutput %y\n",
+        true);
+    add("where", "pointwise",
+        "input %p : bool[4, 1, 8]\n" + floats("x", "4, 6, 8") +
+            "const %c : float32[] = [-inf]\n%y = Where(%p, %c, %x)\noutput %y\n");
+    add("cast", "pointwise", "input %x : int64[4, 96]\n%y = Cast(%x) {to = 1}\noutput %y\n");
+    add("compare", "pointwise", floats("x", "33") + floats("z", "33") + "%y = Less(%x, %z)\noutput %y\n");
+    for (const char* n : {"10", "64", "197", "768", "1000", "4096", "50257", "100000"}) {
+        add(std::string("softmax_") + n, "softmax_rows",
+            floats("x", std::string("12, ") + n) + "%y = Softmax(%x)\noutput %y\n");
+        add(std::string("layer_norm_") + n, "layer_norm_rows",
+            floats("x", std::string("12, ") + n) + "const %s : float32[" + n +
+                "] = dense<0000000000000000>\nconst %b : float32[" + n +
+                "] = dense<0000000000000000>\n%y = LayerNormalization(%x, %s, %b)\noutput %y\n");
+    }
+    add("softmax_columns", "softmax_rows", floats("x", "2, 19, 8, 8") + "%y = Softmax(%x) {axis = 1}\noutput %y\n");
+    add("log_softmax", "log_softmax_rows", floats("x", "5, 33") + "%y = LogSoftmax(%x)\noutput %y\n");
+    add("rms_norm", "rms_norm_rows",
+        floats("x", "5, 512") + floats("s", "512") + "%y = RMSNormalization(%x, %s)\noutput %y\n");
+    add("group_norm", "group_norm",
+        floats("x", "2, 64, 16, 16") + floats("s", "64") + floats("b", "64") +
+            "%y = GroupNormalization(%x, %s, %b) {num_groups = 8}\noutput %y\n");
+    add("group_norm_splits", "group_norm",
+        floats("x", "1, 6, 300, 300") + floats("s", "6") + floats("b", "6") +
+            "%y = GroupNormalization(%x, %s, %b) {num_groups = 2}\noutput %y\n");
+    add("instance_norm", "group_norm",
+        floats("x", "1, 24, 40, 40") + floats("s", "24") + floats("b", "24") +
+            "%y = InstanceNormalization(%x, %s, %b)\noutput %y\n");
+    for (const char* op : {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+                           "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"}) {
+        add(op + std::string("_rows"), "reduce_axes",
+            floats("x", "7, 96") + "const %a : int64[1] = [-1]\n%y = " + op + "(%x, %a)\noutput %y\n");
+        add(op + std::string("_columns"), "reduce_axes",
+            floats("x", "7, 30, 24") + "const %a : int64[1] = [1]\n%y = " + op + "(%x, %a)\noutput %y\n");
+    }
+    add("reduce_all", "reduce_axes", floats("x", "1000, 1000") + "%y = ReduceMean(%x)\noutput %y\n");
+    add("reduce_scattered", "reduce_axes",
+        floats("x", "4, 6, 5, 7") + "const %a : int64[2] = [0, 2]\n%y = ReduceSum(%x, %a)\noutput %y\n");
+    add("global_pool", "reduce_axes", floats("x", "1, 1280, 7, 7") + "%y = GlobalAveragePool(%x)\noutput %y\n", true);
+    add("arg_max", "reduce_axes", floats("x", "5, 1000") + "%y = ArgMax(%x) {axis = 1}\noutput %y\n");
+    add("arg_min_columns", "reduce_axes",
+        floats("x", "5, 100, 6") + "%y = ArgMin(%x) {axis = 1, select_last_index = 1}\noutput %y\n");
+    add("integer_sum", "reduce_axes",
+        "input %x : int64[3, 40]\nconst %a : int64[1] = [1]\n%y = ReduceSum(%x, %a)\noutput %y\n");
+    add("max_pool", "pool_window",
+        floats("x", "1, 64, 112, 112") +
+            "%y = MaxPool(%x) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]}\noutput %y\n",
+        true);
+    add("average_pool", "pool_window",
+        floats("x", "2, 20, 13, 13") +
+            "%y = AveragePool(%x) {kernel_shape = [5, 5], pads = [2, 2, 2, 2], count_include_pad = 1}\noutput %y\n",
+        true);
+    for (const char* mode : {"nearest", "linear", "cubic"})
+        add(std::string("resize_") + mode, "resize_image",
+            floats("x", "1, 32, 9, 9") +
+                "const %s : float32[4] = [1.0, 1.0, 2.0, 2.0]\n%y = Resize(%x, _, %s) {mode = \"" + mode +
+                "\"}\noutput %y\n",
+            true);
+    add("transpose_tiles", "transpose",
+        floats("x", "2, 100, 70") + "%y = Transpose(%x) {perm = [0, 2, 1]}\noutput %y\n");
+    add("transpose_heads", "transpose",
+        floats("x", "1, 197, 12, 64") + "%y = Transpose(%x) {perm = [0, 2, 1, 3]}\noutput %y\n");
+    add("transpose_odd", "transpose",
+        floats("x", "3, 5, 4, 2") + "%y = Transpose(%x) {perm = [3, 1, 0, 2]}\noutput %y\n");
+    add("concat", "concat",
+        floats("x", "1, 16, 8, 8") + floats("z", "1, 24, 8, 8") + "%y = Concat(%x, %z) {axis = 1}\noutput %y\n", true);
+    add("split", "split",
+        floats("x", "2, 9, 10") +
+            "const %n : int64[2] = [4, 5]\n%y, %z = Split(%x, %n) {axis = 1}\noutput %y\noutput %z\n");
+    add("slice", "slice",
+        floats("x", "4, 30, 8") +
+            "const %a : int64[2] = [1, 20]\nconst %e : int64[2] = [4, 2]\nconst %i : int64[2] = [0, 1]\nconst %s : "
+            "int64[2] = [1, -3]\n%y = Slice(%x, %a, %e, %i, %s)\noutput %y\n");
+    add("expand", "expand",
+        floats("x", "3, 1, 8") + "const %d : int64[3] = [3, 5, 8]\n%y = Expand(%x, %d)\noutput %y\n");
+    add("pad", "pad",
+        floats("x", "1, 16, 7, 7") +
+            "const %p : int64[8] = [0, 0, 1, 2, 0, 0, 2, -1]\nconst %v : float32[] = [1.5]\n%y = Pad(%x, %p, "
+            "%v)\noutput %y\n",
+        true);
+    add("pad_inner", "pad", floats("x", "3, 5") + "const %p : int64[4] = [0, 1, 0, 2]\n%y = Pad(%x, %p)\noutput %y\n");
+    add("gather", "gather", floats("x", "100, 64") + "input %i : int64[2, 7]\n%y = Gather(%x, %i)\noutput %y\n");
+    return result;
+}
+
+// dense -> zeros: values do not matter here.
+std::unique_ptr<Graph> parse(const std::string& text) {
+    auto graph = parse_graph("graph \"g\" {\n" + text + "}");
+    passes::form_regions(*graph);
+    return graph;
+}
+
+CudaKernel compile(const Case& c, const Graph& graph, const Environment& environment) {
+    EXPECT_EQ(graph.nodes().size(), 1u) << c.name;
+    const RegionView region(*graph.nodes().front());
+    std::vector<Format> available;
+    for (const Value* value : region.node().inputs())
+        available.push_back(value == nullptr
+                                ? Format{}
+                                : Format{c.channels_last && value->dims().size() == 4 && !value->is_constant()
+                                             ? Layout::channels_last
+                                             : Layout::plain,
+                                         environment.stored_as(*value)});
+    for (const Implementation* implementation : implementations(region)) {
+        const Refusal refusal = implementation->can_implement(region, environment);
+        if (refusal != Refusal::none) continue;
+        EXPECT_EQ(implementation->name, c.implementation) << c.name;
+        return implementation->compile(region, implementation->formats(region, available, environment), "",
+                                       environment);
+    }
+    return {};
+}
+
+class RegionKernels : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(RegionKernels, CompileWithinTheirBounds) {
+    const auto arch = *Arch::parse(GetParam());
+    std::set<std::string> seen;
+    bool compiled = false;
+    for (const Case& c : cases()) {
+        const auto graph = parse(c.graph);
+        for (const DType storage : {DType::f32, DType::f16, DType::bf16}) {
+            Environment environment;
+            environment.arch = arch;
+            environment.device = known_device(arch)->properties;
+            environment.storage = storage;
+            const CudaKernel kernel = compile(c, *graph, environment);
+            ASSERT_FALSE(kernel.launches.empty()) << c.name;
+            // bfloat16 differs from half in conversions only.
+            if (storage == DType::bf16 && c.name != "flat") continue;
+            for (const Launch& launch : kernel.launches) {
+                if (!seen.insert(launch.spec.source).second) continue;
+                try {
+                    const auto binary = compile_kernel(launch.spec, arch);
+                    compiled = true;
+                    EXPECT_LE(binary->resources.registers, launch.spec.max_registers) << launch.spec.name;
+                    EXPECT_LE(binary->resources.spilled_bytes, 0) << launch.spec.name;
+                } catch (const Error& error) {
+                    if (error.code() == ErrorCode::unsupported && !compiled) GTEST_SKIP() << error.what();
+                    ADD_FAILURE() << c.name << ": " << error.what() << "\n" << launch.spec.source;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, RegionKernels, ::testing::Values("sm_80", "sm_89", "sm_90a"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace planish::cuda
