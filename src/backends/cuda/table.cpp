@@ -16,7 +16,9 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kDepthwise, &kReference}},
+    {"Conv", {&kDepthwise, &kWgmma, &kReference}},
+    {"Gemm", {&kWgmma, &kReference}},
+    {"MatMul", {&kWgmma, &kReference}},
     {"Attention", {&kAttention, &kAttentionSimt, &kReference}},
     {"Softmax", {&kSoftmax, &kReference}},
     {"LogSoftmax", {&kLogSoftmax, &kReference}},

@@ -6,16 +6,16 @@
 //       static constexpr int kTileM, kTileN;    // of a block; N: 32, 64, 96, 128, 192, 256
 //       static constexpr int kStages;           // of 64 along K in shared memory
 //       static constexpr int kConsumers;        // warpgroups that multiply: 1 or 2
-//       static constexpr bool kPingPong;        // they take tiles in turn: one's epilogue runs under the other's products
-//       static constexpr int kClusterM, kClusterN;  // blocks that share the tiles of B, of A by multicast
+//       static constexpr bool kPingPong;        // they take tiles in turn: one's epilogue runs under the other's
+//       products static constexpr int kClusterM, kClusterN;  // blocks that share the tiles of B, of A by multicast
 //       static constexpr int kSplitK;           // blocks of a cluster that share one tile's K, summed in order
 //       static constexpr int kChunks;           // buffers of a consumer's epilogue
 //       static constexpr bool kConvolution;
 //   };
 //
 // A block is the consumers, a warp that loads stages, and a warp that loads the epilogue's residual tensor; beside two
-// consumers these are half of a warpgroup that gives most of its registers to the consumers' accumulators. Blocks are persistent: they walk tiles in an order that keeps their neighbours' A
-// and B in the L2 cache.
+// consumers these are half of a warpgroup that gives most of its registers to the consumers' accumulators. Blocks are
+// persistent: they walk tiles in an order that keeps their neighbours' A and B in the L2 cache.
 #pragma once
 
 #include "planish/gemm_wgmma_params.h"
@@ -61,11 +61,12 @@ struct GemmWgmma {
     // Shared memory, from a multiple of 1024.
     static constexpr int kB = kStages * kStageA;
     static constexpr int kChunkBuffers = kB + kStages * kStageB;
-    static constexpr int kBarriers = kChunkBuffers + (kSplitK > 1 ? 0 : kConsumers * Config::kChunks * kChunkBytes);
-    static constexpr int kShared = 1024 + kBarriers + 8 * (2 * kStages + 2 + 2 * kConsumers * Config::kChunks);
-    // Partial sums lie over the stages; eight columns of padding keep rows in different banks.
-    static constexpr int kSumStride = kTileN + 8;
-    static_assert(kSplitK == 1 || kTileM * kSumStride * 4 <= kChunkBuffers);
+    // Of a split tile: the parts of those eight-column blocks that this block sums.
+    static constexpr int kOwned = (kTileN / 8 + kSplitK - 1) / kSplitK;
+    static constexpr int kPartBytes = kBlocksM * 128 * kConsumers * 16;  // a block of columns of one part
+    static constexpr int kBarriers =
+        kChunkBuffers + (kSplitK > 1 ? kSplitK * kOwned * kPartBytes : kConsumers * Config::kChunks * kChunkBytes);
+    static constexpr int kShared = 1024 + kBarriers + 8 * (2 * kStages + 3 + 2 * kConsumers * Config::kChunks);
 
     const GemmWgmmaParams& p;
     unsigned shared;  // address of the aligned shared memory
@@ -75,8 +76,9 @@ struct GemmWgmma {
     __device__ Barrier full(int stage) const { return shared + kBarriers + 8 * stage; }
     __device__ Barrier empty(int stage) const { return full(kStages + stage); }
     __device__ Barrier turn(int group) const { return full(2 * kStages + group); }
+    __device__ Barrier parts() const { return full(2 * kStages + 2); }
     __device__ Barrier residual_full(int group, int buffer) const {
-        return full(2 * kStages + 2 + group * Config::kChunks + buffer);
+        return full(2 * kStages + 3 + group * Config::kChunks + buffer);
     }
     __device__ Barrier residual_empty(int group, int buffer) const {
         return residual_full(group, kConsumers * Config::kChunks + buffer);
@@ -274,35 +276,36 @@ struct GemmWgmma {
 
     // ---- Epilogue ---------------------------------------------------------------------------------------------------
 
-    __device__ float channel(int i, int column) const { return static_cast<const float*>(p.operands[i])[column]; }
-    __device__ const T* tensor(int i, int row, int column) const {
-        return static_cast<const T*>(p.operands[i]) + static_cast<long long>(row) * p.n + column;
-    }
+    /// Of columns `column` and the next, of rows `row` and `row` + 8.
+    using Operands = float[4][Epilogue::kOperands + 1];
 
-    /// Columns `column` and the next, of rows `row` and `row` + 8: four sums to two packed pairs.
-    __device__ void finish(const float* sums, int row, int column, unsigned (&pairs)[2]) const {
-        float operands[4][Epilogue::kOperands + 1];
+    /// All but the residual tensor in shared memory.
+    __device__ void load_operands(int row, int column, Operands& operands) const {
         const bool column_exists = column < p.n;
 #pragma unroll
         for (int i = 0; i < Epilogue::kOperands; ++i) {
+            if (i == kResidual) continue;
             if (Epilogue::kind(i) == Epilogue::channel) {
                 float2 v{};
-                if (column_exists) v = *reinterpret_cast<const float2*>(static_cast<const float*>(p.operands[i]) + column);
+                if (column_exists)
+                    v = *reinterpret_cast<const float2*>(static_cast<const float*>(p.operands[i]) + column);
                 operands[0][i] = operands[2][i] = v.x;
                 operands[1][i] = operands[3][i] = v.y;
-            } else if (i == kResidual) {
-                unpack2<T>(pairs[0], operands[0][i], operands[1][i]);
-                unpack2<T>(pairs[1], operands[2][i], operands[3][i]);
-            } else {
+                continue;
+            }
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    unsigned v = 0;
-                    if (column_exists && row + 8 * half < p.m)
-                        v = *reinterpret_cast<const unsigned*>(tensor(i, row + 8 * half, column));
-                    unpack2<T>(v, operands[2 * half][i], operands[2 * half + 1][i]);
-                }
+            for (int half = 0; half < 2; ++half) {
+                const int r = row + 8 * half;
+                unsigned v = 0;
+                if (column_exists && r < p.m)
+                    v = *reinterpret_cast<const unsigned*>(static_cast<const T*>(p.operands[i]) +
+                                                           static_cast<long long>(r) * p.n + column);
+                unpack2<T>(v, operands[2 * half][i], operands[2 * half + 1][i]);
             }
         }
+    }
+    /// Four sums to two packed pairs.
+    __device__ static void finish(const float* sums, const Operands& operands, unsigned (&pairs)[2]) {
         pairs[0] = pack2<T>(Epilogue::apply(sums[0], operands[0]), Epilogue::apply(sums[1], operands[1]));
         pairs[1] = pack2<T>(Epilogue::apply(sums[2], operands[2]), Epilogue::apply(sums[3], operands[3]));
     }
@@ -334,8 +337,14 @@ struct GemmWgmma {
                     const float* from = &sums[m][(chunk * kChunkN + 16 * j) / 2];
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
+                        Operands operands;
+                        load_operands(row + 64 * m, column + chunk * kChunkN + 16 * j + 8 * half, operands);
                         unsigned two[2] = {pairs[2 * half], pairs[2 * half + 1]};
-                        finish(from + 4 * half, row + 64 * m, column + chunk * kChunkN + 16 * j + 8 * half, two);
+                        if constexpr (kResidual >= 0) {
+                            unpack2<T>(two[0], operands[0][kResidual], operands[1][kResidual]);
+                            unpack2<T>(two[1], operands[2][kResidual], operands[3][kResidual]);
+                        }
+                        finish(from + 4 * half, operands, two);
                         pairs[2 * half] = two[0];
                         pairs[2 * half + 1] = two[1];
                     }
@@ -350,7 +359,9 @@ struct GemmWgmma {
                 if constexpr (kResidual >= 0) {
                     // A buffer may be filled again once its store has read it: at once at a tile's end, else with the
                     // next chunk.
-                    const auto refill = [&](int used) { barrier_arrive(residual_empty(group, used % Config::kChunks)); };
+                    const auto refill = [&](int used) {
+                        barrier_arrive(residual_empty(group, used % Config::kChunks));
+                    };
                     if (chunk == kTileN / kChunkN - 1) {
                         store_wait_read<0>();
                         if (chunk > 0) refill(count - 1);
@@ -390,62 +401,63 @@ struct GemmWgmma {
     }
 
     // ---- Split sums: the blocks of a cluster have one tile and share its K ------------------------------------------
+    // Each block of eight columns of the tile belongs to a rank. Everyone sends its part of them there, where thread by
+    // thread the parts are added in the order of ranks.
+
+    __device__ unsigned part(int from, int owned, int m) const {
+        return shared + kChunkBuffers + (from * kOwned + owned) * kPartBytes +
+               (m * 128 * kConsumers + static_cast<int>(threadIdx.x)) * 16;
+    }
+    __device__ int owned() const {
+        return max(0, min(kOwned, kTileN / 8 - static_cast<int>(rank) * kOwned));
+    }
 
     __device__ void multiply_part() const {
         const int group = warp / 4;
         Accumulators sums;
         int iteration = 0;
         multiply(sums, iteration, last_step() - first_step(), group);
-        // All stages have been read by every consumer before partial sums lie over them.
-        named_barrier(1, 128 * kConsumers);
-        const int row = group * kRows + 16 * (warp % 4) + lane / 4;
+        __syncwarp();
+        cluster_wait();  // everyone's barriers are ready
 #pragma unroll
-        for (int m = 0; m < kBlocksM; ++m) {
+        for (int j = 0; j < kTileN / 8; ++j) {
 #pragma unroll
-            for (int j = 0; j < kTileN / 2; j += 2) {
-                const int r = row + 64 * m + (j & 2) * 4, c = j / 4 * 8 + lane % 4 * 2;
-                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared + (r * kSumStride + c) * 4),
-                             "f"(sums[m][j]), "f"(sums[m][j + 1])
-                             : "memory");
-            }
+            for (int m = 0; m < kBlocksM; ++m)
+                send(part(static_cast<int>(rank), j % kOwned, m), parts(), j / kOwned, &sums[m][4 * j]);
         }
-    }
-
-    /// This block's share of the rows, eight columns at a time: the parts are added in the order of their ranks.
-    __device__ void sum_parts() const {
-        constexpr int kUnits = kTileN / 8, kShare = (kTileM + kSplitK - 1) / kSplitK;
+        pdl_wait();
         const Tile at = tile(first_tile());
-        const int begin = static_cast<int>(rank) * kShare, end = min(begin + kShare, kTileM);
-        for (int i = threadIdx.x; i < (end - begin) * kUnits; i += 128 * kConsumers) {
-            const int r = begin + i / kUnits, c = i % kUnits * 8;
-            const int row = at.row + r, column = at.column + c;
-            if (row >= p.m || column >= p.n) continue;
-            float x[8] = {};
+        const int row = at.row + group * kRows + 16 * (warp % 4) + lane / 4;
+        const int column = at.column + static_cast<int>(rank) * kOwned * 8 + lane % 4 * 2;
+        const int count = owned();
+        Operands operands[kOwned][kBlocksM];
 #pragma unroll
-            for (int part = 0; part < kSplitK; ++part) {
-                const unsigned address = shared + (r * kSumStride + c) * 4;
-                const float4 low = load_remote(address, part), high = load_remote(address + 16, part);
-                x[0] += low.x, x[1] += low.y, x[2] += low.z, x[3] += low.w;
-                x[4] += high.x, x[5] += high.y, x[6] += high.z, x[7] += high.w;
-            }
-            float operands[8][Epilogue::kOperands + 1];
+        for (int j = 0; j < kOwned; ++j) {
 #pragma unroll
-            for (int o = 0; o < Epilogue::kOperands; ++o) {
-                if (Epilogue::kind(o) == Epilogue::channel) {
+            for (int m = 0; m < kBlocksM; ++m) load_operands(row + 64 * m, column + 8 * j, operands[j][m]);
+        }
+        if (count > 0) barrier_wait(parts(), 0);
 #pragma unroll
-                    for (int e = 0; e < 8; ++e) operands[e][o] = channel(o, column + e);
-                } else {
-                    const uint4 v = *reinterpret_cast<const uint4*>(tensor(o, row, column));
-                    unpack2<T>(v.x, operands[0][o], operands[1][o]);
-                    unpack2<T>(v.y, operands[2][o], operands[3][o]);
-                    unpack2<T>(v.z, operands[4][o], operands[5][o]);
-                    unpack2<T>(v.w, operands[6][o], operands[7][o]);
+        for (int j = 0; j < kOwned; ++j) {
+#pragma unroll
+            for (int m = 0; m < kBlocksM; ++m) {
+                if (j >= count) continue;
+                float x[4] = {};
+#pragma unroll
+                for (int from = 0; from < kSplitK; ++from) {
+                    const float4 v = load_shared(part(from, j, m));
+                    x[0] += v.x, x[1] += v.y, x[2] += v.z, x[3] += v.w;
+                }
+                unsigned pairs[2];
+                finish(x, operands[j][m], pairs);
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int r = row + 64 * m + 8 * half, c = column + 8 * j;
+                    if (r < p.m && c < p.n)
+                        *reinterpret_cast<unsigned*>(static_cast<T*>(p.output) + static_cast<long long>(r) * p.n + c) =
+                            pairs[half];
                 }
             }
-#pragma unroll
-            for (int e = 0; e < 8; ++e) x[e] = Epilogue::apply(x[e], operands[e]);
-            const uint4 y{pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3]), pack2<T>(x[4], x[5]), pack2<T>(x[6], x[7])};
-            *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + static_cast<long long>(row) * p.n + column) = y;
         }
     }
 
@@ -457,11 +469,13 @@ struct GemmWgmma {
             barrier_init(empty(i), kReleases);
         }
         for (int i = 0; i < 2; ++i) barrier_init(turn(i), 4);
+        barrier_init(parts(), 1);
         for (int i = 0; i < kConsumers * Config::kChunks; ++i) {
             barrier_init(residual_full(0, i), 1);
             barrier_init(residual_empty(0, i), 1);
         }
         barrier_init_fence();
+        if (kSplitK > 1 && owned() > 0) barrier_expect(parts(), kSplitK * owned() * kPartBytes);
         prefetch_map(&p.a);
         prefetch_map(&p.b);
         if (kSplitK == 1) prefetch_map(&p.c);
@@ -470,8 +484,12 @@ struct GemmWgmma {
 
     __device__ void run() const {
         if (threadIdx.x == 0) initialize();
+        if constexpr (kCluster > 1) {
+            __syncwarp();
+            cluster_arrive();
+        }
         if constexpr (kMulticast) {
-            cluster_sync();
+            cluster_wait();
         } else {
             __syncthreads();
         }
@@ -482,15 +500,13 @@ struct GemmWgmma {
                 if (warp == 4 * kConsumers) load_stages();
                 if (kResidual >= 0 && warp == 4 * kConsumers + 1) load_residual();
             }
-            if constexpr (kSplitK > 1) meet();
+            __syncwarp();
+            if constexpr (kSplitK > 1) cluster_wait();
             leave();
         } else {
             if constexpr (kConsumers == 2) registers_take<232>();
             if constexpr (kSplitK > 1) {
                 multiply_part();
-                meet();
-                pdl_wait();
-                sum_parts();
             } else {
                 consume();
             }
@@ -498,13 +514,13 @@ struct GemmWgmma {
         }
     }
 
-    __device__ void meet() const {
-        __syncwarp();
-        cluster_sync();
-    }
-    /// When nobody in the cluster needs this block's shared memory any more.
+    /// When nobody in the cluster copies to this block's shared memory or arrives at its barriers any more.
     __device__ void leave() const {
-        if constexpr (kMulticast || kSplitK > 1) meet();
+        if constexpr (kMulticast) {
+            __syncwarp();
+            cluster_arrive();
+            cluster_wait();
+        }
         asm volatile("exit;");
     }
 };

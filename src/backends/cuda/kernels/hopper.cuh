@@ -71,19 +71,27 @@ inline __device__ unsigned cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
-/// All threads of the cluster; what they wrote to shared memory before is visible to all after.
-inline __device__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+/// All threads of the cluster pass wait() when all have arrived, and see what those wrote to shared memory before.
+inline __device__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
-/// 16 bytes at `address` (of this block's shared memory) as they lie in block `rank`.
-inline __device__ float4 load_remote(unsigned address, unsigned rank) {
-    float4 v;
+inline __device__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// Four floats to `address` (of this block's shared memory) as it lies in block `rank`, whose `barrier` gets the bytes.
+inline __device__ void send(unsigned address, Barrier barrier, unsigned rank, const float* from) {
     asm volatile(
-        "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %4, %5;\n"
-        "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote]; }"
-        : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-        : "r"(address), "r"(rank)
+        "{ .reg .b32 to, at; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 at, %1, %2;\n"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [at]; }" ::"r"(address),
+        "r"(barrier), "r"(rank), "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3])
         : "memory");
+}
+inline __device__ float4 load_shared(unsigned address) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address)
+                 : "memory");
     return v;
 }
 
@@ -103,8 +111,9 @@ inline __device__ void prefetch_map(const void* map) {
 }
 inline __device__ void copy_tile(unsigned to, const void* map, Barrier barrier, int x, int y) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
-        ::"r"(to), "l"(map), "r"(barrier), "r"(x), "r"(y)
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+        "[%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(x), "r"(y)
         : "memory");
 }
 inline __device__ void copy_tile(unsigned to, const void* map, Barrier barrier, int x, int y, int z) {
@@ -231,7 +240,7 @@ template <typename T, int N>
 struct Wgmma;
 
 // The registers of an instruction, eight at a time.
-#define PLANISH_8(d, i)                                                                                       \
+#define PLANISH_8(d, i)                                                                                   \
     "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3]), "+f"(d[(i) + 4]), "+f"(d[(i) + 5]), \
         "+f"(d[(i) + 6]), "+f"(d[(i) + 7])
 // clang-format off

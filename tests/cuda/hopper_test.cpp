@@ -1,0 +1,153 @@
+// Products and convolutions on warpgroup products: who is taken, what the copy engine is told, and that the kernels of
+// every tactic compile within their stated resources and do hold those products. No GPU is needed, but NVRTC.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "backends/cuda/compiler.hpp"
+#include "backends/cuda/implementation.hpp"
+#include "backends/cuda/kernels/gemm_wgmma_params.h"
+#include "backends/cuda/library.hpp"
+#include "passes/pass.hpp"
+
+namespace planish::cuda {
+namespace {
+
+/// The last node of a specialised graph, as the CUDA backend sees it on an architecture.
+struct Subject {
+    explicit Subject(std::string_view text, std::string_view arch = "sm_90a", DType storage = DType::f16) {
+        graph = parse_graph(text);
+        passes::run(*graph, passes::portable_pipeline());
+        std::vector<Dims> shapes;
+        for (const Value* input : graph->inputs()) shapes.push_back(input->dims());
+        graph = passes::specialise(*graph, shapes);
+        environment.arch = *Arch::parse(arch);
+        environment.device = known_device(environment.arch)->properties;
+        environment.storage = storage;
+        environment.packed = &packed;
+        region.emplace(*graph->node_list().back());
+    }
+    bool is_taken() const { return implementation().can_implement(*region, environment) == Refusal::none; }
+    const Implementation& implementation() const { return families::kWgmma; }
+    std::vector<Tactic> tactics() const { return implementation().tactics(*region, environment); }
+    Formats formats() const {
+        std::vector<Format> available;
+        for (const Value* input : region->node().inputs())
+            available.push_back({Layout::plain, input != nullptr ? environment.stored_as(*input) : DType::undefined});
+        return implementation().formats(*region, available, environment);
+    }
+    CudaKernel compile(std::string_view tactic) const {
+        return implementation().compile(*region, formats(), tactic, environment);
+    }
+
+    std::unique_ptr<Graph> graph;
+    PackedStore packed;
+    Environment environment;
+    std::optional<RegionView> region;
+};
+
+std::string product_text(int m, int n, int k, std::string_view rest) {
+    const std::string rows = std::to_string(m), columns = std::to_string(n), depth = std::to_string(k);
+    return "graph \"g\" { input %x : float32[" + rows + ", " + depth + "] input %r : float32[" + rows + ", " + columns +
+           "] const %w : float32[" + columns + ", " + depth + "] = dense<0> const %b : float32[" + columns +
+           "] = dense<0> %p = Gemm(%x, %w, %b) {transB = 1} " + std::string(rest) + " output %y }";
+}
+
+std::string conv_text(int n, int c, int h, int w, int out, int kernel, int stride, int pad, int dilation = 1) {
+    const auto pair = [](int i) { return "[" + std::to_string(i) + ", " + std::to_string(i) + "]"; };
+    const std::string p = std::to_string(pad), channels = std::to_string(c);
+    return "graph \"g\" { input %x : float32[" + std::to_string(n) + ", " + channels + ", " + std::to_string(h) + ", " +
+           std::to_string(w) + "] const %w : float32[" + std::to_string(out) + ", " + channels + ", " +
+           std::to_string(kernel) + ", " + std::to_string(kernel) + "] = dense<0> const %b : float32[" +
+           std::to_string(out) + "] = dense<0> %c = Conv(%x, %w, %b) {pads = [" + p + ", " + p + ", " + p + ", " + p +
+           "], strides = " + pair(stride) + ", dilations = " + pair(dilation) + "} %y = Relu(%c) output %y }";
+}
+
+const std::string kMlp = product_text(16384, 3072, 768, "%y = Gelu(%p)");
+const std::string kResidual = product_text(128, 768, 3072, "%y = Add(%p, %r)");
+
+TEST(Wgmma, TakesWhatTheCopyEngineCanFetch) {
+    EXPECT_TRUE(Subject(kMlp).is_taken());
+    EXPECT_TRUE(Subject(kMlp, "sm_90a", DType::bf16).is_taken());
+    EXPECT_TRUE(Subject(kResidual).is_taken());
+    EXPECT_TRUE(Subject(conv_text(1, 64, 56, 56, 64, 3, 1, 1)).is_taken());
+    EXPECT_TRUE(Subject(conv_text(1, 24, 56, 56, 144, 1, 1, 0)).is_taken());
+    EXPECT_FALSE(Subject(kMlp, "sm_90a", DType::f32).is_taken());
+    EXPECT_FALSE(Subject(kMlp, "sm_80").is_taken());
+    EXPECT_FALSE(Subject(product_text(8, 100, 64, "%y = Relu(%p)")).is_taken());     // rows of 200 bytes
+    EXPECT_FALSE(Subject(conv_text(1, 3, 224, 224, 64, 7, 2, 3)).is_taken());        // pixels of 6 bytes
+    EXPECT_FALSE(Subject(conv_text(1, 8, 640, 640, 8, 3, 9, 1)).is_taken());         // steps of more than 8 pixels
+    EXPECT_FALSE(Subject(conv_text(1, 8, 640, 640, 8, 3, 1, 150, 150)).is_taken());  // taps 300 pixels apart
+}
+
+TEST(Wgmma, ChoosesLargeTilesForLargeProductsAndSplitsSmallOnes) {
+    EXPECT_NE(Subject(kMlp).tactics().front().name.find('p'), std::string::npos);  // GELU under the other's products
+    EXPECT_TRUE(Subject(product_text(8192, 8192, 8192, "%y = Relu(%p)")).tactics().front().name.starts_with("128x256"));
+    Subject small(conv_text(1, 512, 7, 7, 512, 3, 1, 1));
+    EXPECT_NE(small.tactics().front().name.find('k'), std::string::npos) << small.tactics().front().name;
+    small.environment.batch_invariant = true;
+    for (const Tactic& tactic : small.tactics()) EXPECT_EQ(tactic.name.find('k'), std::string::npos) << tactic.name;
+}
+
+// The bounding box of an im2col map holds each output pixel's first tap: w and h, strides and asymmetric sizes apart.
+TEST(Wgmma, BoundsTheImage) {
+    const Subject subject(conv_text(2, 64, 15, 22, 64, 3, 2, 1));
+    const CudaKernel kernel = subject.compile(subject.tactics().front().name);
+    ASSERT_EQ(kernel.launches.size(), 1u);
+    const TensorMapDesc& map = kernel.launches[0].maps[0].desc;
+    EXPECT_EQ(map.mode, TensorMapDesc::Mode::im2col);
+    EXPECT_EQ(map.dims, (std::array<int64_t, 5>{64, 22, 15, 2, 0}));
+    EXPECT_EQ(map.lower_corner, (std::array<int, 3>{-1, -1, 0}));
+    // 11 columns and 8 rows of pixels, two apart, from -1 on: the last ones are 19 and 13, two and one before the end.
+    EXPECT_EQ(map.upper_corner, (std::array<int, 3>{-2, -1, 0}));
+    EXPECT_EQ(map.element_strides, (std::array<int, 5>{1, 2, 2, 1, 1}));
+    GemmWgmmaParams params;
+    std::memcpy(&params, kernel.launches[0].params.data(), sizeof(params));
+    EXPECT_EQ(params.m, 2 * 8 * 11);
+    EXPECT_EQ(params.steps, 9);
+}
+
+/// Machine instructions have 16 bytes, the operation in the lowest twelve bits.
+size_t count_instructions(const Binary& binary, unsigned operation) {
+    size_t count = 0;
+    for (size_t i = 0; i + 16 <= binary.code.size(); i += 16) {
+        uint64_t word = 0;
+        std::memcpy(&word, binary.code.data() + i, sizeof(word));
+        count += (word & 0xfff) == operation;
+    }
+    return count;
+}
+
+void compile_all(const std::vector<std::string>& texts, DType storage, size_t every) {
+    if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
+    constexpr unsigned kHgmma = 0x9f0;
+    size_t number = 0;
+    for (const std::string& text : texts) {
+        const Subject subject(text, "sm_90a", storage);
+        ASSERT_TRUE(subject.is_taken()) << text;
+        for (const Tactic& tactic : subject.tactics()) {
+            if (number++ % every != 0) continue;
+            const CudaKernel kernel = subject.compile(tactic.name);
+            for (const Launch& launch : kernel.launches) {
+                SCOPED_TRACE(launch.spec.name + "\n" + launch.spec.source);
+                EXPECT_LE(launch.spec.shared_bytes, subject.environment.device.shared_per_block);
+                EXPECT_EQ(launch.grid[0] % static_cast<unsigned>(launch.spec.cluster), 0u);
+                const auto binary = compile_kernel(launch.spec, subject.environment.arch);
+                EXPECT_LE(binary->resources.registers, launch.spec.max_registers);
+                EXPECT_EQ(binary->resources.spilled_bytes, 0);
+                EXPECT_GE(count_instructions(*binary, kHgmma), 4u);
+            }
+        }
+    }
+}
+
+TEST(Wgmma, ProductsCompile) {
+    compile_all({kMlp, kResidual, product_text(3000, 1000, 520, "%y = Add(%p, %r)")}, DType::f16, 3);
+}
+
+TEST(Wgmma, ConvolutionsCompile) {
+    compile_all({conv_text(128, 64, 56, 56, 64, 3, 1, 1), conv_text(1, 256, 14, 14, 256, 3, 1, 1)}, DType::bf16, 3);
+}
+
+}  // namespace
+}  // namespace planish::cuda
