@@ -133,7 +133,7 @@ struct EngineInfo {
     bool compiled_at_load = false;  ///< the plan has no section for this target: compiled from its portable core
     int threads = 0;
     int64_t weight_bytes = 0;         ///< constants of the plan, shared by all contexts and, when mapped, by processes
-    int64_t packed_bytes = 0;         ///< weights repacked for this machine, shared by all contexts
+    int64_t packed_bytes = 0;         ///< weights kept in another order besides, shared by all contexts
     int64_t device_weight_bytes = 0;  ///< weights in the GPU's memory, shared by all contexts
     int64_t arena_bytes = 0;          ///< scratch of one context, the largest of the programs compiled so far
     int programs = 0;                 ///< input shapes compiled so far and kept

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "planish/dtype.hpp"
@@ -25,6 +26,8 @@ struct TensorView {
     void* data = nullptr;
 };
 
+class TensorSource;
+
 class Tensor {
   public:
     Tensor() = default;
@@ -32,6 +35,8 @@ class Tensor {
     Tensor(DType dtype, Dims dims);
     /// Borrows `data`, which `keep_alive` holds alive (a mapped file, a Python array).
     Tensor(DType dtype, Dims dims, const void* data, std::shared_ptr<const void> keep_alive);
+    /// Elements that `source` makes when they are asked for the first time (a plan's weights in a kernel's own order).
+    Tensor(DType dtype, Dims dims, std::shared_ptr<const TensorSource> source);
 
     template <typename T>
     static Tensor from(std::span<const T> values, Dims dims);
@@ -49,16 +54,18 @@ class Tensor {
     int64_t size() const { return size_; }  ///< number of elements
     int64_t bytes() const { return byte_size(dtype_, size_); }
 
-    const void* raw() const { return data_; }
-    void* raw() { return const_cast<void*>(data_); }
+    const void* raw() const { return source_ == nullptr ? data_ : source_elements(); }
+    void* raw() { return const_cast<void*>(std::as_const(*this).raw()); }
+    /// Where the elements come from, when they are made on demand; else null.
+    const TensorSource* source() const { return source_.get(); }
     /// Typed access; the caller has checked dtype(). f16/bf16 are read as uint16_t, bool as uint8_t or bool.
     template <typename T>
     std::span<const T> data() const {
-        return {static_cast<const T*>(data_), static_cast<size_t>(size_)};
+        return {static_cast<const T*>(raw()), static_cast<size_t>(size_)};
     }
     template <typename T>
     std::span<T> data() {
-        return {static_cast<T*>(const_cast<void*>(data_)), static_cast<size_t>(size_)};
+        return {static_cast<T*>(raw()), static_cast<size_t>(size_)};
     }
     const std::vector<std::string>& strings() const { return *strings_; }
     std::vector<std::string>& strings() { return *strings_; }
@@ -75,11 +82,14 @@ class Tensor {
     std::vector<double> to_doubles() const;
 
   private:
+    const void* source_elements() const;
+
     DType dtype_ = DType::undefined;
     Dims dims_;
     int64_t size_ = 0;
     const void* data_ = nullptr;
     std::shared_ptr<const void> owner_;
+    std::shared_ptr<const TensorSource> source_;
     std::shared_ptr<std::vector<std::string>> strings_;
 };
 

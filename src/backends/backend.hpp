@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -124,6 +125,12 @@ class DeviceStore {
 /// Machine code by key, as a plan carries it. The bytes belong to the plan.
 using KernelBinaries = std::map<std::string, std::span<const std::byte>>;
 
+/// A constant and the order in which a program reads it; no packing: row by row, or transformed.
+struct ConstantUse {
+    std::shared_ptr<const Tensor> constant;
+    std::optional<Packing> packing;
+};
+
 /// Compiled for one set of input shapes. Immutable, shared by contexts; all that changes while running is in `arena`.
 class Program {
   public:
@@ -133,6 +140,8 @@ class Program {
     virtual int64_t arena_bytes() const = 0;                  // 64-byte aligned scratch that run() needs
     virtual int64_t device_arena_bytes() const { return 0; }  // of a GPU's memory, in each context
     virtual int64_t constant_bytes() const = 0;  // packed weights that this program keeps beyond the plan's own
+    /// The constants that this program reads in one packed order only: a plan that stores them so needs no others.
+    virtual std::vector<ConstantUse> packed_constants() const { return {}; }
     virtual std::vector<StepInfo> steps() const = 0;
     virtual std::vector<RegionInfo> regions() const = 0;           // parents before their parts
     virtual std::vector<std::string> ignored_tactics() const = 0;  // of CompileOptions::tactics: which, and why

@@ -5,6 +5,13 @@
 
 namespace planish {
 
+Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const Packing& packing, int threads) {
+    const PackedSource* stored = packed_source(*constant);
+    if (stored != nullptr && stored->packing() == packing) return stored->packed();
+    return get(constant, to_string(packing), packing.size(),
+               [&](std::span<float> packed) { packing.pack(constant->data<float>().data(), packed.data(), threads); });
+}
+
 Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
                         const std::function<Tensor()>& pack) {
     const std::lock_guard lock(mutex_);

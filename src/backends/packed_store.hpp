@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "backends/packing.hpp"
 #include "base/aligned_buffer.hpp"
 #include "planish/tensor.hpp"
 
@@ -18,8 +19,11 @@ namespace planish {
 /// long as its program, and its packed form as long as that: memory stays flat however many shapes an engine sees.
 class PackedStore {
   public:
-    /// The packed form of `constant`, made by `pack` on first use. `layout` is the grammar of the packing, for example
-    /// "gemm k=768 n=3072 nr=32 transposed=0".
+    /// The packed form of `constant`: its own memory where it is stored so, else made on up to `threads` threads on
+    /// first use.
+    Tensor get(const std::shared_ptr<const Tensor>& constant, const Packing& packing, int threads);
+    /// As above for what is more than a permutation. `layout` is the grammar of the form, for example
+    /// "winograd k=64 n=64 nr=32 vector=16".
     Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,
                const std::function<Tensor()>& pack);
     /// As above, for `count` floats that `fill` writes, all of them. They lie one behind the other in the order of
@@ -27,6 +31,7 @@ class PackedStore {
     /// each 4 KiB.
     Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout, int64_t count,
                const std::function<void(std::span<float>)>& fill);
+    /// Of the forms that were made here: weights that are stored packed cost nothing twice.
     int64_t bytes() const;
 
   private:

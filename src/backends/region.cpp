@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "passes/inline_region.hpp"
-
 namespace planish {
 
 RegionView::RegionView(const Node& node, const RegionView* outer) : node_(&node), root_(&node), outer_(outer) {
@@ -106,11 +104,23 @@ std::vector<std::string> layers_of(const Node& node) {
     return node.origins.empty() ? std::vector<std::string>{node.name} : node.origins;
 }
 
+namespace {
+
+void append_ops(const Graph& body, std::string& op) {
+    for (const auto& node : body.nodes()) {
+        if (const RegionView inner(*node); inner.has_body())
+            append_ops(inner.body(), op);
+        else
+            op += (op.empty() ? "" : "+") + std::string(node->op().name);
+    }
+}
+
+}  // namespace
+
 std::string op_of(const RegionView& region) {
     if (!region.has_body()) return std::string(region.node().op().name);
     std::string op;
-    const auto body = passes::flat_body(region.node());
-    for (const auto& inner : body->nodes()) op += (op.empty() ? "" : "+") + std::string(inner->op().name);
+    append_ops(region.body(), op);
     return op;
 }
 

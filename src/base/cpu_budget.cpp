@@ -131,4 +131,9 @@ CpuBudget cpu_budget(const std::string& root) {
     return budget;
 }
 
+const CpuBudget& process_cpu_budget() {
+    static const CpuBudget budget = cpu_budget();
+    return budget;
+}
+
 }  // namespace planish

@@ -19,4 +19,7 @@ double cgroup_cpu_quota(const std::string& root = {});
 /// cannot be read does not limit.
 CpuBudget cpu_budget(const std::string& root = {});
 
+/// As it was when this was called first: what the thread pool and the engines' default number of threads rest on.
+const CpuBudget& process_cpu_budget();
+
 }  // namespace planish

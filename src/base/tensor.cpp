@@ -15,6 +15,7 @@
 #include "base/checked.hpp"
 #include "base/memory_limit.hpp"
 #include "base/small_float.hpp"
+#include "base/tensor_source.hpp"
 #include "planish/error.hpp"
 
 namespace planish {
@@ -101,6 +102,16 @@ Tensor::Tensor(DType dtype, Dims dims, const void* data, std::shared_ptr<const v
         fail(ErrorCode::internal, "only numeric memory can be borrowed");
 }
 
+Tensor::Tensor(DType dtype, Dims dims, std::shared_ptr<const TensorSource> source)
+    : dtype_(dtype), dims_(std::move(dims)), size_(element_count(dims_)), source_(std::move(source)) {
+    if (dtype == DType::undefined || dtype == DType::string)
+        fail(ErrorCode::internal, "only numeric elements can be made on demand");
+}
+
+const void* Tensor::source_elements() const {
+    return source_->elements();
+}
+
 Tensor Tensor::from_strings(std::vector<std::string> values, Dims dims) {
     Tensor result;
     result.dtype_ = DType::string;
@@ -125,7 +136,7 @@ Tensor Tensor::clone() const {
     if (dtype_ == DType::undefined) return {};
     if (dtype_ == DType::string) return from_strings(*strings_, dims_);
     Tensor result(dtype_, dims_);
-    if (data_ != nullptr && size_ > 0) std::memcpy(result.raw(), data_, static_cast<size_t>(bytes()));
+    if (size_ > 0) std::memcpy(result.raw(), raw(), static_cast<size_t>(bytes()));
     return result;
 }
 
@@ -133,22 +144,22 @@ double Tensor::at_double(int64_t i) const {
     require_element(*this, i);
     switch (dtype_) {
         case DType::f32:
-            return static_cast<const float*>(data_)[i];
+            return static_cast<const float*>(raw())[i];
         case DType::f64:
-            return static_cast<const double*>(data_)[i];
+            return static_cast<const double*>(raw())[i];
         case DType::f16:
         case DType::bf16:
-            return decode_small_float(dtype_, static_cast<const uint16_t*>(data_)[i]);
+            return decode_small_float(dtype_, static_cast<const uint16_t*>(raw())[i]);
         case DType::f8e4m3fn:
         case DType::f8e4m3fnuz:
         case DType::f8e5m2:
         case DType::f8e5m2fnuz:
         case DType::f8e8m0:
-            return decode_small_float(dtype_, static_cast<const uint8_t*>(data_)[i]);
+            return decode_small_float(dtype_, static_cast<const uint8_t*>(raw())[i]);
         case DType::f4e2m1:
             return decode_small_float(dtype_, get_packed(data_, i, 4));
         case DType::u64:
-            return static_cast<double>(static_cast<const uint64_t*>(data_)[i]);
+            return static_cast<double>(static_cast<const uint64_t*>(raw())[i]);
         default:
             return static_cast<double>(at_int64(i));
     }
@@ -159,21 +170,21 @@ int64_t Tensor::at_int64(int64_t i) const {
     switch (dtype_) {
         case DType::boolean:
         case DType::u8:
-            return static_cast<const uint8_t*>(data_)[i];
+            return static_cast<const uint8_t*>(raw())[i];
         case DType::i8:
-            return static_cast<const int8_t*>(data_)[i];
+            return static_cast<const int8_t*>(raw())[i];
         case DType::u16:
-            return static_cast<const uint16_t*>(data_)[i];
+            return static_cast<const uint16_t*>(raw())[i];
         case DType::i16:
-            return static_cast<const int16_t*>(data_)[i];
+            return static_cast<const int16_t*>(raw())[i];
         case DType::u32:
-            return static_cast<const uint32_t*>(data_)[i];
+            return static_cast<const uint32_t*>(raw())[i];
         case DType::i32:
-            return static_cast<const int32_t*>(data_)[i];
+            return static_cast<const int32_t*>(raw())[i];
         case DType::u64:
-            return static_cast<int64_t>(static_cast<const uint64_t*>(data_)[i]);
+            return static_cast<int64_t>(static_cast<const uint64_t*>(raw())[i]);
         case DType::i64:
-            return static_cast<const int64_t*>(data_)[i];
+            return static_cast<const int64_t*>(raw())[i];
         case DType::u4:
             return get_packed(data_, i, 4);
         case DType::i4:

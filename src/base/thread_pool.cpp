@@ -143,7 +143,7 @@ ThreadPool& ThreadPool::process() {
                                                      mutex.unlock();
                                                  });
     (void)registered;
-    auto* started = new ThreadPool(cpu_budget().logical);
+    auto* started = new ThreadPool(process_cpu_budget().logical);
     pool.store(started, std::memory_order_release);
     return *started;
 }

@@ -45,8 +45,8 @@ class LoopRecorder {
 /// about 60 microseconds after their last task, to catch a network's next layer, then sleep in the kernel.
 class ThreadPool {
   public:
-    /// The process's pool, started at the first call with cpu_budget().logical threads. After fork() the child starts
-    /// a pool of its own at its first call.
+    /// The process's pool, started at the first call with process_cpu_budget().logical threads. After fork() the child
+    /// starts a pool of its own at its first call.
     static ThreadPool& process();
 
     /// `threads` counts the calling thread: a pool of 1 has no workers. Only tests need a pool of their own.

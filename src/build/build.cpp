@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <fstream>
+#include <map>
+#include <unordered_map>
 
 #include "backends/backend.hpp"
 #include "backends/cuda/gpu.hpp"
@@ -262,6 +265,7 @@ class Builder {
             stages_.begin("verify", 0.7, 0.98);
             verify(*imported);
         }
+        store_packed();
         stages_.end();
         describe();
         return Plan(contents_, std::move(report_));
@@ -320,7 +324,8 @@ class Builder {
 
     // As many as an engine takes.
     int threads() const {
-        return std::min(options_.threads > 0 ? options_.threads : cpu_budget().cores, ThreadPool::process().size());
+        return std::min(options_.threads > 0 ? options_.threads : process_cpu_budget().cores,
+                        ThreadPool::process().size());
     }
 
     /// The precision that applies to a full target: the CPU computes in float32.
@@ -478,6 +483,45 @@ class Builder {
             rows.insert(rows.end(), std::make_move_iterator(end.begin()), std::make_move_iterator(end.end()));
             if (report_.verification.empty()) report_.verification = rows;
             require_passed(rows);
+        }
+    }
+
+    // Weights that the first target's program reads in one packed order are stored in that order, where the zeros in it
+    // are few: loading the plan then copies nothing. Whoever wants them row by row gets them back.
+    void store_packed() {
+        constexpr int64_t kLeastBytes = 4096;  // below, packing takes a microsecond
+        if (programs_.empty() || programs_[0] == nullptr) return;
+        std::unordered_map<const Tensor*, Packing> wanted;
+        for (const ConstantUse& use : programs_[0]->packed_constants())
+            if (const int64_t bytes = use.constant->bytes();
+                bytes >= kLeastBytes && use.packing->size() * 40 <= bytes * 11)
+                wanted.emplace(use.constant.get(), *use.packing);
+        // Equal weights are stored once, so all of them have to be wanted in the same order.
+        std::map<int64_t, std::vector<Value*>> by_size;
+        for (Value* value : contents_->graph->values())
+            if (value->is_constant() && value->constant->bytes() >= kLeastBytes &&
+                value->constant->dtype() == DType::f32)
+                by_size[value->constant->bytes()].push_back(value);
+        const auto packing_of = [&](const Value* value) {
+            const auto it = wanted.find(value->constant.get());
+            return it == wanted.end() ? std::nullopt : std::optional(it->second);
+        };
+        for (const auto& [bytes, values] : by_size) {
+            std::vector<std::shared_ptr<const Tensor>> stored;
+            for (const Value* value : values) {
+                const std::optional<Packing> packing = packing_of(value);
+                const bool agreed = packing && std::all_of(values.begin(), values.end(), [&](const Value* other) {
+                                        return packing_of(other) == packing ||
+                                               std::memcmp(other->constant->raw(), value->constant->raw(),
+                                                           static_cast<size_t>(bytes)) != 0;
+                                    });
+                stored.push_back(
+                    agreed ? std::make_shared<const Tensor>(packed_constant(
+                                 value->constant->dims(), packed_.get(value->constant, *packing, threads()), *packing))
+                           : nullptr);
+            }
+            for (size_t i = 0; i < values.size(); ++i)
+                if (stored[i]) values[i]->constant = stored[i];
         }
     }
 

@@ -35,7 +35,7 @@ bool append_tensor(std::string& key, const Tensor& t) {
         return true;
     }
     if (t.bytes() > kMaxBytes)
-        append(key, t.raw());  // large ones are equal when they share memory
+        append(key, t.source() ? static_cast<const void*>(t.source()) : t.raw());  // large ones: when they share memory
     else if (t.bytes() > 0)
         append(key, t.raw(), static_cast<size_t>(t.bytes()));
     return true;

@@ -1,8 +1,11 @@
 // Plan reader: checks a description that may be hostile and rebuilds the graph over the mapped weights.
+#include <algorithm>
 #include <unordered_map>
 
+#include "backends/packing.hpp"
 #include "base/aligned_buffer.hpp"
 #include "base/mapped_file.hpp"
+#include "base/thread_pool.hpp"
 #include "plan/container.hpp"
 #include "plan/plan_io.hpp"
 #include "plan_generated.h"
@@ -124,10 +127,10 @@ class Reader {
         if (file_.size() < sizeof header) damaged("it ends inside its header");
         std::memcpy(&header, file_.data(), sizeof header);
         if (header_checksum(header) != header.header_checksum) damaged("its header does not match its checksum");
-        if (header.version != kFormatVersion)
+        if (header.version < kPlainFormatVersion || header.version > kFormatVersion)
             fail(ErrorCode::unsupported,
-                 "the plan has format version " + std::to_string(header.version) + ", this build of Planish reads " +
-                     std::to_string(kFormatVersion),
+                 "the plan has format version " + std::to_string(header.version) +
+                     ", this build of Planish reads up to " + std::to_string(kFormatVersion),
                  "use the version of Planish that built it, or build the plan again");
         if (header.file_bytes != file_.size())
             damaged("it should have " + std::to_string(header.file_bytes) + " bytes and has " +
@@ -145,14 +148,48 @@ class Reader {
             if (blob.offset() % kAlignment != 0 || blob.offset() < sizeof(Header) || blob.offset() > end ||
                 blob.bytes() > end - blob.offset())
                 damaged("weight block " + std::to_string(i) + " lies outside the file");
-            const auto bytes = file_.subspan(blob.offset(), blob.bytes());
-            if (options_.verify_blobs && checksum(bytes.data(), bytes.size()) != blob.checksum())
-                damaged("weight block " + std::to_string(i) + " does not match its checksum");
-            blobs_.push_back(bytes);
+            blobs_.push_back(file_.subspan(blob.offset(), blob.bytes()));
         }
+        if (!options_.verify_blobs) return;
+        std::vector<char> damage(blobs_.size(), 0);
+        const auto verify = [&](int64_t i, int) {
+            const auto index = static_cast<size_t>(i);
+            const std::span<const std::byte> bytes = blobs_[index];
+            damage[index] = checksum(bytes.data(), bytes.size()) != (*blobs)[static_cast<unsigned>(i)]->checksum();
+        };
+        ThreadPool& pool = ThreadPool::process();
+        pool.parallel_for(static_cast<int64_t>(blobs_.size()), pool.size(), verify);
+        if (const auto first = std::find(damage.begin(), damage.end(), 1); first != damage.end())
+            damaged("weight block " + std::to_string(first - damage.begin()) + " does not match its checksum");
     }
 
-    Tensor read_tensor(const fbs::TensorData& t, const std::string& name) const {
+    /// Weights in the order of a kernel. Constants that share a blob share what is made of it.
+    Tensor read_packed(const fbs::TensorData& t, const fbs::Packing& p, Dims dims, int64_t elements,
+                       const std::string& name) {
+        const Packing packing{p.k(), p.n(), p.groups(), p.taps(), p.nr(), p.vector(), p.transposed()};
+        if (read_dtype(t.dtype()) != DType::f32 || t.blob() < 0 || !packing.is_valid_for(elements))
+            damaged("constant '" + name + "' of shape " + to_string(dims) + " cannot be packed as " +
+                    to_string(packing));
+        const std::span<const std::byte> bytes = blob_of(t, name);
+        if (bytes.size() != static_cast<size_t>(packing.size()) * sizeof(float))
+            damaged("constant '" + name + "' packed as " + to_string(packing) + " needs " +
+                    std::to_string(packing.size()) + " floats and has " + std::to_string(bytes.size()) + " bytes");
+        auto& known = packed_[t.blob()];
+        for (const auto& source : known)
+            if (source->packing() == packing) return Tensor(DType::f32, std::move(dims), source);
+        known.push_back(std::make_shared<const PackedSource>(
+            Tensor(DType::f32, {packing.size()}, bytes.data(), keep_alive_), packing));
+        return Tensor(DType::f32, std::move(dims), known.back());
+    }
+
+    std::span<const std::byte> blob_of(const fbs::TensorData& t, const std::string& name) const {
+        if (static_cast<size_t>(t.blob()) >= blobs_.size())
+            damaged("constant '" + name + "' names weight block " + std::to_string(t.blob()) + " of " +
+                    std::to_string(blobs_.size()));
+        return blobs_[static_cast<size_t>(t.blob())];
+    }
+
+    Tensor read_tensor(const fbs::TensorData& t, const std::string& name) {
         const DType dtype = read_dtype(t.dtype());
         if (dtype == DType::undefined) damaged("constant '" + name + "' has no element type");
         Dims dims = read_dims(t.dims());
@@ -167,12 +204,10 @@ class Reader {
                         to_string(dims));
             return Tensor::from_strings(std::move(values), std::move(dims));
         }
+        if (t.packing()) return read_packed(t, *t.packing(), std::move(dims), elements, name);
         const auto bytes = static_cast<uint64_t>(byte_size(dtype, elements));
         const bool in_blob = t.blob() >= 0;
-        if (in_blob && static_cast<size_t>(t.blob()) >= blobs_.size())
-            damaged("constant '" + name + "' names weight block " + std::to_string(t.blob()) + " of " +
-                    std::to_string(blobs_.size()));
-        const uint64_t given = in_blob ? blobs_[static_cast<size_t>(t.blob())].size() : count(t.bytes());
+        const uint64_t given = in_blob ? blob_of(t, name).size() : count(t.bytes());
         if (given != bytes)
             damaged("constant '" + name + "' of shape " + to_string(dims) + " needs " + std::to_string(bytes) +
                     " bytes and has " + std::to_string(given));
@@ -360,6 +395,7 @@ class Reader {
     std::shared_ptr<const void> keep_alive_;
     ReadOptions options_;
     std::vector<std::span<const std::byte>> blobs_;
+    std::unordered_map<int, std::vector<std::shared_ptr<const PackedSource>>> packed_;  // by blob
     std::unordered_map<std::string, std::string> unknowns_;
 };
 

@@ -3,6 +3,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "backends/packing.hpp"
 #include "base/atomic_file.hpp"
 #include "plan/container.hpp"
 #include "plan/plan_io.hpp"
@@ -112,6 +113,7 @@ class DescriptionWriter {
 
     std::span<const uint8_t> description() { return {builder_.GetBufferPointer(), builder_.GetSize()}; }
     const BlobTable& blobs() const { return blobs_; }
+    bool has_packed() const { return has_packed_; }
 
   private:
     Offset<flatbuffers::String> string(const std::string& text) { return builder_.CreateSharedString(text); }
@@ -143,6 +145,14 @@ class DescriptionWriter {
         const auto dtype = static_cast<uint8_t>(tensor.dtype());
         if (tensor.dtype() == DType::string)
             return fbs::CreateTensorData(builder_, dtype, dims, -1, 0, strings(tensor.strings()));
+        if (const PackedSource* stored = packed_source(tensor)) {
+            const Packing& p = stored->packing();
+            has_packed_ = true;
+            const auto packing = fbs::CreatePacking(builder_, p.k, p.n, p.groups, p.taps, p.nr, p.vector, p.transposed);
+            return fbs::CreateTensorData(
+                builder_, dtype, dims,
+                blobs_.add(stored->packed().raw(), static_cast<size_t>(stored->packed().bytes())), 0, 0, packing);
+        }
         if (static_cast<size_t>(tensor.bytes()) > kInlineLimit)
             return fbs::CreateTensorData(builder_, dtype, dims,
                                          blobs_.add(tensor.raw(), static_cast<size_t>(tensor.bytes())));
@@ -302,6 +312,7 @@ class DescriptionWriter {
 
     FlatBufferBuilder builder_;
     BlobTable blobs_;
+    bool has_packed_ = false;
     UnknownNumbering unknowns_;
 };
 
@@ -315,7 +326,7 @@ void emit(const PlanContents& contents, Put&& put) {
 
     Header header{};
     std::memcpy(header.magic, kMagic, sizeof kMagic);
-    header.version = kFormatVersion;
+    header.version = writer.has_packed() ? kFormatVersion : kPlainFormatVersion;
     header.header_bytes = sizeof(Header);
     header.description_offset = writer.blobs().end();
     header.description_bytes = description.size();

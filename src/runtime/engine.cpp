@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "backends/packing.hpp"
 #include "base/cpu_budget.hpp"
 #include "base/log.hpp"
 #include "base/thread_pool.hpp"
@@ -54,12 +55,20 @@ std::optional<std::vector<Dims>> shapes_at_load(const plan::PlanContents& conten
     return shapes;
 }
 
-void count_constants(const Graph& graph, std::unordered_set<const void*>& seen, int64_t& bytes) {
-    for (const Value* value : graph.values())
-        if (value->is_constant() && seen.insert(value->constant->raw()).second) bytes += value->constant->bytes();
+/// Memory of the plan's own constants, and of those that are packed there and were asked for row by row.
+void count_constants(const Graph& graph, std::unordered_set<const void*>& seen, int64_t& stored, int64_t& unpacked) {
+    for (const Value* value : graph.values()) {
+        if (!value->is_constant()) continue;
+        const PackedSource* source = packed_source(*value->constant);
+        const Tensor& tensor = source ? source->packed() : *value->constant;
+        if (seen.insert(tensor.raw()).second) stored += tensor.bytes();
+        if (source && source->is_made() && seen.insert(value->constant->raw()).second)
+            unpacked += value->constant->bytes();
+    }
     for (const auto& node : graph.nodes())
         for (const auto& [name, attribute] : node->attributes)
-            if (const GraphPtr* body = std::get_if<GraphPtr>(&attribute)) count_constants(**body, seen, bytes);
+            if (const GraphPtr* body = std::get_if<GraphPtr>(&attribute))
+                count_constants(**body, seen, stored, unpacked);
 }
 
 }  // namespace
@@ -79,7 +88,7 @@ Engine::Impl::Impl(std::shared_ptr<const plan::PlanContents> plan, const LoadOpt
         fail(ErrorCode::invalid_argument, "cached_shapes is " + std::to_string(options.cached_shapes),
              "keep at least the program of one set of input shapes");
     // Hyper-threads of one core share its arithmetic units: by default one thread for each core.
-    static const int cores = cpu_budget().cores;
+    const int cores = process_cpu_budget().cores;
     threads = std::min(options.threads == 0 ? cores : options.threads, ThreadPool::process().size());
     compile_options.target = device.target;
     compile_options.device = device.ordinal;
@@ -158,8 +167,8 @@ EngineInfo Engine::Impl::info() const {
     result.compiled_at_load = compiled_at_load;
     result.threads = threads;
     std::unordered_set<const void*> seen;
-    count_constants(graph(), seen, result.weight_bytes);
-    result.packed_bytes = packed.bytes();
+    count_constants(graph(), seen, result.weight_bytes, result.packed_bytes);
+    result.packed_bytes += packed.bytes();
     result.precision = compile_options.precision;
     if (compile_options.store) result.device_weight_bytes = compile_options.store->bytes();
     if (!tensors_only) result.interpreted = "an input is a sequence or an optional";

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <random>
 
+#include "backends/packing.hpp"
 #include "base/aligned_buffer.hpp"
 #include "plan/container.hpp"
 #include "planish/error.hpp"
@@ -46,7 +47,12 @@ PlanContents sample() {
     Node* first = graph.add_node("MatMul", {k, w}, {}, 1, "fc");
     Node* second = graph.add_node("MatMul", {k, same}, {}, 1, "fc_again");
     Node* sum = graph.add_node("Add", {first->output(), second->output()}, {}, 1, "sum");
-    graph.set_output(0, sum->output());
+    const Packing packing{40, 8, 1, 1, 16, 8, false};
+    Tensor packed(DType::f32, {packing.size()});
+    packing.pack(weights.data(), packed.data<float>().data(), 1);
+    Value* p1 = graph.add_constant("packed", packed_constant({40, 8}, packed, packing));
+    Node* third = graph.add_node("MatMul", {sum->output(), p1}, {}, 1, "fc_packed");
+    graph.set_output(0, third->output());
     graph.metadata = {{"author", "somebody"}};
     contents.profiles = {{{{1, 8}}, {{2, 8}}, {{4, 8}}}};
     contents.sections = {{"cpu:avx2", {{"fc", "gemm.avx2"}, {"sum", "pointwise.avx2"}}}};

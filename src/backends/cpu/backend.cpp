@@ -45,6 +45,7 @@ class Compiler {
         environment_.threads = options.threads > 0 ? options.threads : ThreadPool::process().size();
         if (options.packed == nullptr) parts_.own_packed = std::make_unique<PackedStore>();
         environment_.packed = options.packed ? options.packed : parts_.own_packed.get();
+        environment_.uses = &uses_;
     }
 
     std::unique_ptr<Program> run() {
@@ -52,6 +53,7 @@ class Compiler {
         place_interface();
         for (Node* node : parts_.graph->node_list()) lower(*node);
         bind_outputs();
+        place_constants();
         const MemoryPlan plan = plan_memory(buffers_);
         parts_.arena_bytes = plan.bytes;
         for (size_t i = 0; i < buffers_.size(); ++i)
@@ -201,10 +203,31 @@ class Compiler {
         for (Value* value : graph.values()) {
             if (!value->is_constant()) continue;
             const int buffer = add_buffer(bytes_of(*value));
-            buffers_.back().fixed = {Slot::Base::absolute, 0, 0, static_cast<const std::byte*>(value->constant->raw())};
-            parts_.keep_alive.push_back(value->constant);
+            buffers_.back().fixed = {Slot::Base::absolute, 0, 0, nullptr};
+            constants_.emplace_back(buffer, value->constant);
             locate(value, Layout::plain, buffer);
         }
+    }
+
+    // The elements of a constant are asked for only where a step reads them: one that is stored packed for its kernels
+    // is never unpacked.
+    void place_constants() {
+        for (const auto& [buffer, constant] : constants_) {
+            BufferLife& life = buffers_[static_cast<size_t>(buffer)];
+            if (life.first < 0) continue;
+            life.fixed.address = static_cast<const std::byte*>(constant->raw());
+            parts_.keep_alive.push_back(constant);
+            uses_.push_back({constant, std::nullopt});
+        }
+        std::map<const Tensor*, size_t> met;  // index of the constant's first use
+        std::vector<bool> unique(uses_.size(), true);
+        for (size_t i = 0; i < uses_.size(); ++i) {
+            const auto [it, first] = met.try_emplace(uses_[i].constant.get(), i);
+            if (!first) unique[i] = false;
+            if (!uses_[i].packing || uses_[i].packing != uses_[it->second].packing) unique[it->second] = false;
+        }
+        for (size_t i = 0; i < uses_.size(); ++i)
+            if (unique[i]) parts_.packed_constants.push_back(std::move(uses_[i]));
     }
 
     void locate(const Value* value, Layout layout, int buffer) {
@@ -225,6 +248,7 @@ class Compiler {
         const int64_t element = byte_size(value->type.dtype, 1);
         if (value->is_constant()) {
             auto moved = std::make_shared<Tensor>(value->type.dtype, dims);
+            uses_.push_back({value->constant, std::nullopt});
             reorder(static_cast<const std::byte*>(value->constant->raw()), home, static_cast<std::byte*>(moved->raw()),
                     layout, dims, element);
             const int buffer = add_buffer(bytes_of(*value));
@@ -398,6 +422,8 @@ class Compiler {
     std::unordered_map<std::string, int> paths_;  // how often each was met
     int lowering_ = -1;                           // the region that lower() is at
     std::vector<BufferLife> buffers_;
+    std::vector<std::pair<int, std::shared_ptr<const Tensor>>> constants_;  // by buffer
+    std::vector<ConstantUse> uses_;
     std::vector<Wires> wires_;
     std::unordered_map<std::pair<const Value*, Layout>, int, KeyHash> located_;
     std::unordered_map<const Value*, Layout> home_layout_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,6 +25,19 @@ struct Environment {
     Isa isa = Isa::baseline;
     int threads = 1;  ///< that run will be given at most
     PackedStore* packed = nullptr;
+    std::vector<ConstantUse>* uses = nullptr;  ///< gets every constant that a kernel packs; null: nobody asks
+
+    /// A permutation of `weights`, from the store.
+    Tensor packed_weights(const std::shared_ptr<const Tensor>& weights, const Packing& packing) const {
+        if (uses != nullptr) uses->push_back({weights, packing});
+        return packed->get(weights, packing, threads);
+    }
+    /// What is made of `weights` in another way; as PackedStore::get.
+    Tensor transformed_weights(const std::shared_ptr<const Tensor>& weights, const std::string& layout, int64_t count,
+                               const std::function<void(std::span<float>)>& fill) const {
+        if (uses != nullptr) uses->push_back({weights, std::nullopt});
+        return packed->get(weights, layout, count, fill);
+    }
 };
 
 /// One launch: pointers in the node's order (null = omitted or consumed at compile time).

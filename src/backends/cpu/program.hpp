@@ -29,6 +29,7 @@ class CpuProgram final : public Program {
         std::vector<Port> inputs, outputs;
         std::vector<std::shared_ptr<const void>> keep_alive;  // tensors behind absolute slots
         std::unique_ptr<PackedStore> own_packed;              // when the caller gave none
+        std::vector<ConstantUse> packed_constants;
         int64_t arena_bytes = 0;
         int64_t constant_bytes = 0;
     };
@@ -38,6 +39,7 @@ class CpuProgram final : public Program {
     std::span<const Port> outputs() const override { return p_.outputs; }
     int64_t arena_bytes() const override { return p_.arena_bytes; }
     int64_t constant_bytes() const override { return p_.constant_bytes; }
+    std::vector<ConstantUse> packed_constants() const override { return p_.packed_constants; }
     std::vector<StepInfo> steps() const override;
     std::vector<RegionInfo> regions() const override { return p_.regions; }
     std::vector<std::string> ignored_tactics() const override { return p_.ignored_tactics; }

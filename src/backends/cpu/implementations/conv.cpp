@@ -82,21 +82,16 @@ Layouts conv_layouts(const RegionView& region, std::span<const Layout> available
 }
 
 Tensor packed_weights(const RegionView& region, const ConvPlan& plan, const Environment& environment) {
-    const auto weights = region.constant(region.root().input(1));
     const PackLayout& layout = plan.weight_layout();
-    const std::string key = fmt::format("conv k={} n={} nr={} vector={} groups={}", layout.k, layout.n, layout.nr,
-                                        layout.vector, plan.shape().groups);
-    return environment.packed->get(weights, key, plan.packed_weight_size(), [&](std::span<float> packed) {
-        plan.pack_weights(weights->data<float>().data(), packed.data());
-    });
+    const ConvShape& s = plan.shape();
+    return environment.packed_weights(region.constant(region.root().input(1)),
+                                      {layout.k, layout.n, s.groups, s.kh * s.kw, layout.nr, layout.vector, true});
 }
 
 Tensor packed_weights(const RegionView& region, const DepthwisePlan& plan, const Environment& environment) {
-    const auto weights = region.constant(region.root().input(1));
-    const auto size = static_cast<int64_t>(depthwise_packed_size(plan.shape()));
-    return environment.packed->get(weights, "depthwise", size, [&](std::span<float> packed) {
-        pack_depthwise_weights(plan.shape(), weights->data<float>().data(), packed.data());
-    });
+    const PackLayout layout = depthwise_weight_layout(plan.shape());
+    return environment.packed_weights(region.constant(region.root().input(1)),
+                                      {layout.k, layout.n, 1, 1, layout.nr, layout.vector, true});
 }
 
 namespace families {
@@ -198,9 +193,13 @@ std::unique_ptr<Kernel> compile_winograd(const RegionView& region, const Layouts
     const std::string kind = fmt::format("winograd{0}x{0}{1}", outputs, shape.stride_h == 2 ? "s2" : "");
     const std::string key =
         fmt::format("{} k={} n={} nr={} vector={}", kind, layout.k, layout.n, layout.nr, layout.vector);
-    const Tensor packed = environment.packed->get(weights, key, plan->packed_weight_size(), [&](std::span<float> to) {
-        plan->pack_weights(weights->data<float>().data(), to.data());
-    });
+    const Tensor packed =
+        environment.transformed_weights(weights, key, plan->packed_weight_size(), [&](std::span<float> to) {
+            const float* from = weights->data<float>().data();
+            ThreadPool::process().parallel_for(layout.panels(), environment.threads, [&](int64_t panel, int) {
+                plan->pack_panels(from, to.data(), panel, panel + 1);
+            });
+        });
     auto kernel = make_kernel(fmt::format("conv_f32_{}_nr{}_{}", kind, layout.nr, to_string(environment.isa)),
                               [plan, packed, epilogue, x](const Launch& launch) {
                                   const float* operands[kMaxOperands + 1];
@@ -237,8 +236,8 @@ std::unique_ptr<Kernel> compile_strassen(const RegionView& region, const Layouts
     const Epilogue epilogue = *conv_epilogue(region);
     auto plan = std::make_shared<const StrassenPlan>(shape, epilogue.ops, environment.isa);
     const auto weights = region.constant(conv.input(1));
-    const Tensor packed =
-        environment.packed->get(weights, "conv " + plan->packing(), plan->packed_size(), [&](std::span<float> to) {
+    const Tensor packed = environment.transformed_weights(
+        weights, "conv " + plan->packing(), plan->packed_size(), [&](std::span<float> to) {
             plan->pack(weights->data<float>().data(), shape.k, true, to.data(), ThreadPool::process(),
                        environment.threads);
         });

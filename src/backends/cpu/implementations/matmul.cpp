@@ -73,17 +73,6 @@ Refusal can_multiply(const RegionView& region, const Environment& environment) {
     return Refusal::none;
 }
 
-/// B as the plan reads it. `packing` is the grammar of its layout, `pack(b, ldb, packed)` writes so many floats.
-template <typename Pack>
-Tensor pack_weights(const RegionView& region, const Product& product, const Environment& environment,
-                    const std::string& packing, int64_t floats, const Pack& pack) {
-    const auto weights = region.constant(region.root().input(1));
-    const std::string key = packing + (product.transposed ? " transposed=1" : " transposed=0");
-    return environment.packed->get(weights, key, floats, [&](std::span<float> packed) {
-        pack(weights->data<float>().data(), product.transposed ? product.shape.k : product.shape.n, packed.data());
-    });
-}
-
 /// What both kinds of plan have in common; `run` is given the plan, A, packed B, operands and the launch.
 template <typename Plan, typename Run>
 std::unique_ptr<Kernel> make_product(const RegionView& region, std::shared_ptr<const Plan> plan, const Tensor& packed,
@@ -109,11 +98,9 @@ std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, c
     const Epilogue epilogue = *gemm_epilogue(region, product);
     auto plan = std::make_shared<const GemmPlan>(product.shape, epilogue.ops, environment.isa);
     const PackLayout& layout = plan->b_layout();
-    const std::string packing =
-        fmt::format("gemm k={} n={} nr={} vector={}", layout.k, layout.n, layout.nr, layout.vector);
     const Tensor packed =
-        pack_weights(region, product, environment, packing, layout.size(),
-                     [&](const float* b, int64_t ldb, float* to) { pack_b(b, ldb, product.transposed, layout, to); });
+        environment.packed_weights(region.constant(region.root().input(1)),
+                                   {layout.k, layout.n, 1, 1, layout.nr, layout.vector, product.transposed});
     auto kernel =
         make_product(region, plan, packed,
                      [](const GemmPlan& p, const float* a, const float* b, Operands operands, const Launch& launch) {
@@ -134,11 +121,12 @@ std::unique_ptr<Kernel> compile_strassen(const RegionView& region, const Layouts
     const Product product = *product_of(region.root());
     auto plan =
         std::make_shared<const StrassenPlan>(product.shape, gemm_epilogue(region, product)->ops, environment.isa);
-    const Tensor packed =
-        pack_weights(region, product, environment, plan->packing(), plan->packed_size(),
-                     [&](const float* b, int64_t ldb, float* to) {
-                         plan->pack(b, ldb, product.transposed, to, ThreadPool::process(), environment.threads);
-                     });
+    const auto weights = region.constant(region.root().input(1));
+    const std::string form = plan->packing() + (product.transposed ? " transposed=1" : " transposed=0");
+    const Tensor packed = environment.transformed_weights(weights, form, plan->packed_size(), [&](std::span<float> to) {
+        plan->pack(weights->data<float>().data(), product.transposed ? product.shape.k : product.shape.n,
+                   product.transposed, to.data(), ThreadPool::process(), environment.threads);
+    });
     auto kernel = make_product(
         region, plan, packed,
         [](const StrassenPlan& p, const float* a, const float* b, Operands operands, const Launch& launch) {

@@ -149,8 +149,8 @@ void ConvPlan::pack_weights(const float* oihw, float* packed) const {
     const ConvShape& s = shape();
     const int64_t source = impl_->group_oc() * impl_->group_c() * s.kh * s.kw;
     for (int64_t g = 0; g < s.groups; ++g) {
-        pack_conv_weights(oihw + g * source, impl_->group_c(), s.kh, s.kw, weight_layout(),
-                          packed + g * weight_layout().size());
+        pack_conv_panels(oihw + g * source, impl_->group_c(), s.kh * s.kw, weight_layout(), 0, weight_layout().panels(),
+                         packed + g * weight_layout().size());
     }
 }
 
@@ -158,7 +158,7 @@ void ConvPlan::unpack_weights(const float* packed, float* oihw) const {
     const ConvShape& s = shape();
     const int64_t source = impl_->group_oc() * impl_->group_c() * s.kh * s.kw;
     for (int64_t g = 0; g < s.groups; ++g) {
-        unpack_conv_weights(packed + g * weight_layout().size(), impl_->group_c(), s.kh, s.kw, weight_layout(),
+        unpack_conv_weights(packed + g * weight_layout().size(), impl_->group_c(), s.kh * s.kw, weight_layout(),
                             oihw + g * source);
     }
 }

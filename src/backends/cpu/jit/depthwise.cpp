@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -36,16 +38,17 @@ int64_t choose_columns(int64_t width, int64_t most) {
 
 }  // namespace
 
+PackLayout depthwise_weight_layout(const DepthwiseShape& s) {
+    return {s.kernel_h * s.kernel_w, s.channels, kBlock, kBlock};
+}
+
 size_t depthwise_packed_size(const DepthwiseShape& s) {
-    return static_cast<size_t>((s.channels + kBlock - 1) / kBlock * s.kernel_h * s.kernel_w * kBlock);
+    return static_cast<size_t>(depthwise_weight_layout(s).size());
 }
 
 void pack_depthwise_weights(const DepthwiseShape& s, const float* weights, float* packed) {
-    const int64_t taps = s.kernel_h * s.kernel_w;
-    std::fill_n(packed, depthwise_packed_size(s), 0.0f);
-    for (int64_t c = 0; c < s.channels; ++c)
-        for (int64_t tap = 0; tap < taps; ++tap)
-            packed[(c / kBlock * taps + tap) * kBlock + c % kBlock] = weights[c * taps + tap];
+    const PackLayout layout = depthwise_weight_layout(s);
+    pack_b(weights, layout.k, true, layout, packed);
 }
 
 struct DepthwisePlan::Impl {
@@ -55,21 +58,23 @@ struct DepthwisePlan::Impl {
         size_t tile;
     };
 
+    Impl(const DepthwiseShape& shape, PostOps ops, Isa target);
+
     DepthwiseShape s;
     PostOps post_ops;
+    Isa isa;
     std::unique_ptr<DepthwiseCode> code;
     std::vector<Segment> one_row;
     std::map<std::pair<int, int>, std::vector<Segment>> two_rows;  // by which input rows exist
     std::vector<const std::vector<Segment>*> pairs;                // for output rows oy and oy + 1, or empty
 
-    std::vector<Segment> segments(Isa isa, int rows, std::pair<int, int> input_rows);
+    std::vector<Segment> segments(int rows, std::pair<int, int> input_rows);
     void run_tiles(const std::vector<Segment>& segments, const float* x, const float* w, float* y,
                    std::span<const float* const> operands, int64_t image, int64_t row, int64_t first_tap_row,
                    int64_t tap_rows) const;
 };
 
-std::vector<DepthwisePlan::Impl::Segment> DepthwisePlan::Impl::segments(Isa isa, int rows,
-                                                                        std::pair<int, int> input_rows) {
+std::vector<DepthwisePlan::Impl::Segment> DepthwisePlan::Impl::segments(int rows, std::pair<int, int> input_rows) {
     const int64_t width = s.out_width();
     const int64_t step = choose_columns(width, DepthwiseCode::max_columns(s, isa, rows));
     std::vector<Segment> result;
@@ -87,27 +92,39 @@ std::vector<DepthwisePlan::Impl::Segment> DepthwisePlan::Impl::segments(Isa isa,
     return result;
 }
 
+DepthwisePlan::Impl::Impl(const DepthwiseShape& shape, PostOps ops, Isa target)
+    : s(shape), post_ops(std::move(ops)), isa(target) {
+    if (s.batch <= 0 || s.channels <= 0 || s.out_height() <= 0 || s.out_width() <= 0) return;
+    code = std::make_unique<DepthwiseCode>(s, post_ops, isa);
+    one_row = segments(1, {0, 0});
+    if (DepthwiseCode::two_rows(s, isa)) {
+        const int64_t extent = s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
+        for (int64_t row = 0; row + 1 < s.out_height(); ++row) {
+            const auto rows = inside(row * s.stride_h - s.pad_top, extent, s.height);
+            auto [it, added] = two_rows.try_emplace(rows);
+            if (added) it->second = segments(2, rows);
+            pairs.push_back(&it->second);
+        }
+    }
+    code->finish();
+}
+
+// Networks repeat their blocks, and most of what a small one needs to load is the code of these tiles: plans of the
+// same computation share it as long as one of them lives.
 DepthwisePlan::DepthwisePlan(const DepthwiseShape& shape, PostOps post_ops, Isa isa) {
     if (isa < Isa::avx2) fail(ErrorCode::unsupported, "depthwise convolution: generated kernels need AVX2");
-    auto impl = std::make_unique<Impl>();
-    impl->s = shape;
-    impl->post_ops = std::move(post_ops);
-    const DepthwiseShape& s = impl->s;
-    if (s.batch > 0 && s.channels > 0 && s.out_height() > 0 && s.out_width() > 0) {
-        impl->code = std::make_unique<DepthwiseCode>(s, impl->post_ops, isa);
-        impl->one_row = impl->segments(isa, 1, {0, 0});
-        if (DepthwiseCode::two_rows(s, isa)) {
-            const int64_t extent = s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
-            for (int64_t row = 0; row + 1 < s.out_height(); ++row) {
-                const auto rows = inside(row * s.stride_h - s.pad_top, extent, s.height);
-                auto [it, added] = impl->two_rows.try_emplace(rows);
-                if (added) it->second = impl->segments(isa, 2, rows);
-                impl->pairs.push_back(&it->second);
-            }
-        }
-        impl->code->finish();
+    static std::mutex mutex;
+    static auto& alive = *new std::vector<std::weak_ptr<const Impl>>;  // plans may be made while the process exits
+    const std::lock_guard lock(mutex);
+    std::erase_if(alive, [](const auto& impl) { return impl.expired(); });
+    for (const auto& known : alive) {
+        const std::shared_ptr<const Impl> impl = known.lock();
+        if (impl == nullptr || impl->isa != isa || impl->s != shape || !same_code(impl->post_ops, post_ops)) continue;
+        impl_ = impl;
+        return;
     }
-    impl_ = std::move(impl);
+    impl_ = std::make_shared<const Impl>(shape, std::move(post_ops), isa);
+    alive.push_back(impl_);
 }
 
 DepthwisePlan::~DepthwisePlan() = default;

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/pack.hpp"
 #include "backends/cpu/jit/post_op.hpp"
 
 namespace planish {
@@ -34,8 +35,10 @@ struct DepthwiseShape {
     friend bool operator==(const DepthwiseShape&, const DepthwiseShape&) = default;
 };
 
-/// Floats of packed weights: [ceil(channels / 16)][kernel_h * kernel_w][16], zeros past the last channel.
-size_t depthwise_packed_size(const DepthwiseShape& shape);
+/// Packed weights are [ceil(channels / 16)][kernel_h * kernel_w][16], zeros past the last channel: the transposed
+/// weights in panels of one vector, whatever the instruction set.
+PackLayout depthwise_weight_layout(const DepthwiseShape& shape);
+size_t depthwise_packed_size(const DepthwiseShape& shape);  ///< in floats
 
 /// Packs weights[channels][kernel_h][kernel_w] (ONNX's [C, 1, kH, kW]).
 void pack_depthwise_weights(const DepthwiseShape& shape, const float* weights, float* packed);
@@ -69,7 +72,7 @@ class DepthwisePlan {
 
   private:
     struct Impl;
-    std::unique_ptr<const Impl> impl_;
+    std::shared_ptr<const Impl> impl_;  // of all plans alive that compute the same
 };
 
 }  // namespace planish::cpu

@@ -286,22 +286,11 @@ struct KeyHash {
     }
 };
 
-// PostOp compares floats by value; the cache must tell -0 from 0 and must find a NaN again.
 struct KeyEqual {
     bool operator()(const GemmKernelKey& x, const GemmKernelKey& y) const {
-        if (x.isa != y.isa || x.rows != y.rows || x.vectors != y.vectors || x.masked != y.masked ||
-            x.accumulate != y.accumulate || x.streams != y.streams || x.prefetch_lines != y.prefetch_lines ||
-            x.post_ops.size() != y.post_ops.size()) {
-            return false;
-        }
-        for (size_t i = 0; i < x.post_ops.size(); ++i) {
-            const PostOp &p = x.post_ops[i], &q = y.post_ops[i];
-            if (p.kind != q.kind || p.operand != q.operand || std::memcmp(&p.alpha, &q.alpha, 4) != 0 ||
-                std::memcmp(&p.beta, &q.beta, 4) != 0) {
-                return false;
-            }
-        }
-        return true;
+        return x.isa == y.isa && x.rows == y.rows && x.vectors == y.vectors && x.masked == y.masked &&
+               x.accumulate == y.accumulate && x.streams == y.streams && x.prefetch_lines == y.prefetch_lines &&
+               same_code(x.post_ops, y.post_ops);
     }
 };
 

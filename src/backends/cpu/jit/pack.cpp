@@ -80,23 +80,21 @@ void unpack_b(const float* packed, const PackLayout& layout, float* b, int64_t l
     }
 }
 
-// ONNX's order of one output channel's weights is (c, kh, kw), that of B's rows (kh, kw, c).
-void pack_conv_weights(const float* oihw, int64_t c, int64_t kh, int64_t kw, const PackLayout& layout, float* packed) {
-    const int64_t taps = kh * kw;
-    for (int64_t panel = 0; panel < layout.panels(); ++panel) {
+// ONNX's order of one output channel's weights is (c, tap), that of B's rows (tap, c).
+void pack_conv_panels(const float* weights, int64_t c, int64_t taps, const PackLayout& layout, int64_t first,
+                      int64_t last, float* packed) {
+    for (int64_t panel = first; panel < last; ++panel) {
         const int64_t column = panel * layout.nr;
-        pack_transposed_panel(oihw + column * layout.k, layout.k, layout.k,
+        pack_transposed_panel(weights + column * layout.k, layout.k, layout.k,
                               std::min<int64_t>(layout.nr, layout.n - column), layout.width(panel),
                               packed + layout.panel_offset(panel), [=](int64_t k) { return k % taps * c + k / taps; });
     }
 }
 
-void unpack_conv_weights(const float* packed, int64_t c, int64_t kh, int64_t kw, const PackLayout& layout,
-                         float* oihw) {
-    const int64_t taps = kh * kw;
+void unpack_conv_weights(const float* packed, int64_t c, int64_t taps, const PackLayout& layout, float* weights) {
     for (int64_t o = 0; o < layout.n; ++o) {
         for (int64_t k = 0; k < layout.k; ++k) {
-            oihw[o * layout.k + k] = packed[layout.index(k % taps * c + k / taps, o)];
+            weights[o * layout.k + k] = packed[layout.index(k % taps * c + k / taps, o)];
         }
     }
 }

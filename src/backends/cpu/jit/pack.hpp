@@ -4,8 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "backends/cpu/isa.hpp"
-
 namespace planish::cpu {
 
 /// How wide B's panels are, and in which vectors a kernel walks along their rows; 0 = to be chosen.
@@ -52,9 +50,11 @@ void pack_b_panels(const float* b, int64_t ldb, bool transposed, const PackLayou
 /// The inverse of `pack_b`.
 void unpack_b(const float* packed, const PackLayout& layout, float* b, int64_t ldb, bool transposed);
 
-/// Packs convolution weights [oc, c, kh, kw] (ONNX order, one group) as B[(kh, kw, c) x oc].
-/// `layout.k` must be kh*kw*c and `layout.n` oc.
-void pack_conv_weights(const float* oihw, int64_t c, int64_t kh, int64_t kw, const PackLayout& layout, float* packed);
-void unpack_conv_weights(const float* packed, int64_t c, int64_t kh, int64_t kw, const PackLayout& layout, float* oihw);
+/// Packs convolution weights [oc, c, taps] (ONNX order, one group) as B[(taps, c) x oc], panels [first, last) of it.
+/// `layout.k` must be taps*c and `layout.n` oc.
+void pack_conv_panels(const float* weights, int64_t c, int64_t taps, const PackLayout& layout, int64_t first,
+                      int64_t last, float* packed);
+/// The inverse of `pack_conv_panels`, of all panels.
+void unpack_conv_weights(const float* packed, int64_t c, int64_t taps, const PackLayout& layout, float* weights);
 
 }  // namespace planish::cpu

@@ -1,6 +1,8 @@
 // What a generated kernel does to its results while they are still in registers.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <compare>
 #include <cstdint>
 #include <vector>
@@ -64,6 +66,16 @@ struct PostOp {
 };
 
 using PostOps = std::vector<PostOp>;
+
+/// Whether both give the same machine code. Bits decide: 0 and -0 are different constants, a NaN equals itself.
+inline bool same_code(const PostOps& x, const PostOps& y) {
+    const auto same = [](const PostOp& p, const PostOp& q) {
+        return p.kind == q.kind && p.operand == q.operand &&
+               std::bit_cast<uint32_t>(p.alpha) == std::bit_cast<uint32_t>(q.alpha) &&
+               std::bit_cast<uint32_t>(p.beta) == std::bit_cast<uint32_t>(q.beta);
+    };
+    return std::equal(x.begin(), x.end(), y.begin(), y.end(), same);
+}
 
 constexpr bool has_channel_operand(PostOp::Kind kind) {
     return kind >= PostOp::Kind::add_channel && kind <= PostOp::Kind::prelu_channel;

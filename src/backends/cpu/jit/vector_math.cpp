@@ -69,11 +69,6 @@ constexpr std::array kLog1pQ = {1.0f, 1.56621826f, 0.687936246f, 0.0752872750f};
 
 VectorMathEmitter::VectorMathEmitter(Xbyak::CodeGenerator& gen, Isa isa) : g_(gen), avx512_(isa >= Isa::avx512) {}
 
-Xbyak::Xmm VectorMathEmitter::reg(int index) const {
-    if (avx512_) return Xbyak::Zmm(index);
-    return Xbyak::Ymm(index);
-}
-
 int VectorMathEmitter::constant_offset(uint32_t bits) {
     auto it = std::find(constants_.begin(), constants_.end(), bits);
     if (it == constants_.end()) it = constants_.insert(constants_.end(), bits);

@@ -47,7 +47,7 @@ class VectorMathEmitter {
     void broadcast(int dst, float value);
 
     /// Register `index` at the emitter's width.
-    Xbyak::Xmm reg(int index) const;
+    Xbyak::Xmm reg(int index) const { return Xbyak::Xmm(avx512_ ? Xbyak::Operand::ZMM : Xbyak::Operand::YMM, index); }
 
     bool is_avx512() const { return avx512_; }
 

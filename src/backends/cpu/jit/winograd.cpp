@@ -204,7 +204,7 @@ int64_t WinogradPlan::packed_weight_size() const {
 
 // U = G g G^T for every pair of channels, eight outputs at a time. A row of a panel is gathered for all points before
 // it is written: the matrices lie a power of two apart, and would evict each other's half-written lines.
-void WinogradPlan::pack_weights(const float* oihw, float* packed) const {
+void WinogradPlan::pack_panels(const float* oihw, float* packed, int64_t first, int64_t last) const {
     const ConvShape& s = impl_->shape;
     const PackLayout& layout = impl_->loop.layout();
     const FilterTransform& transform = filter_transform(impl_->tile);
@@ -213,7 +213,7 @@ void WinogradPlan::pack_weights(const float* oihw, float* packed) const {
     using Lanes = std::array<double, kLanes>;
     constexpr int64_t kWidest = kMaxTileVectors * 16;
     std::vector<std::array<float, kWidest>> rows(count * count);
-    for (int64_t panel = 0; panel < layout.panels(); ++panel) {
+    for (int64_t panel = first; panel < last; ++panel) {
         const int64_t width = layout.width(panel);
         for (int64_t c = 0; c < s.c; ++c) {
             for (int64_t lane = 0; lane < width; lane += kLanes) {

@@ -38,7 +38,11 @@ class WinogradPlan {
     const PackLayout& weight_layout() const;  ///< of the matrix of one point
     int64_t packed_weight_size() const;       ///< floats, of all of them
     /// Transforms and packs; `packed` must be 64-byte aligned. Computed in float64, rounded once.
-    void pack_weights(const float* oihw, float* packed) const;
+    void pack_weights(const float* oihw, float* packed) const {
+        pack_panels(oihw, packed, 0, weight_layout().panels());
+    }
+    /// Panels [first, last) of all points' matrices: the unit of parallel packing.
+    void pack_panels(const float* oihw, float* packed, int64_t first, int64_t last) const;
 
     size_t workspace(int max_threads) const;  ///< bytes, 64-byte aligned
     void run(const float* x, const float* packed_weights, float* y, std::span<const float* const> operands,
