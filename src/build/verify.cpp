@@ -2,7 +2,9 @@
 #include "build/verify.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <unordered_map>
@@ -174,22 +176,37 @@ bool random_bit(uint64_t seed, uint64_t index) {
     return ((z ^ (z >> 31)) & 1) != 0;
 }
 
-// Moves every element of a float32 tensor by its error bound.
+/// std::nextafter(v, up ? INFINITY : -INFINITY) of a finite v. Floats of one sign are ordered as their bits are.
+float neighbour(float v, bool up) {
+    constexpr uint32_t kSignBit = 1u << 31;
+    const auto bits = std::bit_cast<uint32_t>(v);
+    const bool away_from_zero = up == ((bits & kSignBit) == 0);
+    const uint32_t next = away_from_zero ? bits + 1 : bits - 1;
+    return std::bit_cast<float>((bits & ~kSignBit) != 0 ? next : up ? 1u : kSignBit | 1u);
+}
+
+// Moves every element of a float32 tensor by its error bound. Signs are as good as random, so nothing branches on them.
 Tensor perturbed(const Tensor& t, OwnError error, Sign sign, std::mt19937_64& generator) {
     if (t.dtype() != DType::f32 || (error.relative == 0 && error.absolute == 0)) return t;
     Tensor result(t.dtype(), t.dims());
     const float* from = t.data<float>().data();
     float* to = result.data<float>().data();
     const uint64_t seed = sign == Sign::random ? generator() : 0;
+    const auto move = [&](int64_t i, bool up) {
+        const float v = from[i];
+        const double amount = error.relative * std::fabs(double(v)) + error.absolute;
+        const float moved = static_cast<float>(v + std::copysign(amount, up ? 1.0 : -1.0));
+        // At least one representable step, else small errors would vanish in the rounding of this very addition.
+        const bool vanished = (amount > 0) & (moved == v) & (std::fabs(v) <= std::numeric_limits<float>::max());
+        const uint32_t mask = vanished ? ~0u : 0u;
+        to[i] = std::bit_cast<float>((std::bit_cast<uint32_t>(neighbour(v, up)) & mask) |
+                                     (std::bit_cast<uint32_t>(moved) & ~mask));
+    };
     for_each_piece(t.size(), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-            const float v = from[i];
-            const double amount = error.relative * std::fabs(double(v)) + error.absolute;
-            const bool up = sign == Sign::random ? random_bit(seed, static_cast<uint64_t>(i)) : sign == Sign::plus;
-            // At least one representable step, else small errors would vanish in the rounding of this very addition.
-            const float moved = static_cast<float>(up ? v + amount : v - amount);
-            to[i] = amount > 0 && moved == v && std::isfinite(v) ? std::nextafter(v, up ? INFINITY : -INFINITY) : moved;
-        }
+        if (sign == Sign::random)
+            for (int64_t i = begin; i < end; ++i) move(i, random_bit(seed, static_cast<uint64_t>(i)));
+        else
+            for (int64_t i = begin; i < end; ++i) move(i, sign == Sign::plus);
     });
     return result;
 }

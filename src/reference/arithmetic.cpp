@@ -84,11 +84,13 @@ uint64_t integer_power(uint64_t base, int64_t exponent) {
 /// NaN when either is: std::max and std::min would drop it.
 template <typename T>
 T nan_max(T a, T b) {
-    return a != a || a > b ? a : b;
+    const T larger = a > b ? a : b;  // one instruction, without a branch on data
+    return a != a ? a : larger;
 }
 template <typename T>
 T nan_min(T a, T b) {
-    return a != a || a < b ? a : b;
+    const T smaller = a < b ? a : b;
+    return a != a ? a : smaller;
 }
 
 }  // namespace

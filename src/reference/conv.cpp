@@ -163,7 +163,14 @@ namespace {
 void add_bias(std::vector<double>& y, int64_t batch, const std::vector<double>& bias) {
     if (y.empty()) return;
     const size_t plane = y.size() / (static_cast<size_t>(batch) * bias.size());
-    for (size_t i = 0; i < y.size(); ++i) y[i] += bias[i / plane % bias.size()];
+    if (plane == 0) return;
+    ThreadPool& pool = ThreadPool::process();
+    pool.parallel_for(static_cast<int64_t>(y.size() / plane), pool.size(), [&](int64_t p, int) {
+        const auto index = static_cast<size_t>(p);
+        const double b = bias[index % bias.size()];
+        double* values = y.data() + index * plane;
+        for (size_t i = 0; i < plane; ++i) values[i] += b;
+    });
 }
 
 std::vector<double> bias_of(RefContext& ctx, int i, int64_t channels) {
