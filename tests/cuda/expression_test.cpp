@@ -1,18 +1,14 @@
 // Generated expressions and epilogues, compiled as host C++, against the reference interpreter: no GPU is needed.
 #include "backends/cuda/expression.hpp"
 
-#include <dlfcn.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <random>
 #include <string>
 
-#include "base/small_float.hpp"
+#include "cuda/host_library.hpp"
 #include "passes/pass.hpp"
 #include "reference/interpreter.hpp"
 
@@ -20,51 +16,6 @@ namespace planish::cuda {
 namespace {
 
 constexpr int64_t kCount = 512;
-
-// What device code takes from the compiler, as host functions.
-constexpr std::string_view kShim = R"(#include <cmath>
-#include <cstring>
-#define __device__
-using std::abs, std::exp, std::log, std::tanh, std::expm1, std::log1p, std::erf, std::erfc, std::fabs, std::fmod;
-using std::copysign, std::sqrt, std::floor, std::ceil, std::rint, std::pow, std::isinf, std::sin, std::cos, std::atan;
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, 4); return x; }
-#include "planish/math.cuh"
-)";
-
-class HostLibrary {
-  public:
-    explicit HostLibrary(const std::string& source) {
-        std::string pattern = std::filesystem::temp_directory_path() / "planish_XXXXXX";
-        folder_ = mkdtemp(pattern.data());
-        // Tests run in the source folder.
-        const auto kernels = std::filesystem::absolute("src/backends/cuda/kernels");
-        std::filesystem::create_directory_symlink(kernels, folder_ / "planish");
-        std::ofstream(folder_ / "unit.cpp") << kShim << source;
-        const char* compiler = std::getenv("CXX") != nullptr ? std::getenv("CXX") : "c++";
-        const std::string command = std::string(compiler) + " -std=c++17 -O0 -w -shared -fPIC -I" + folder_.string() +
-                                    " -o " + (folder_ / "unit.so").string() + " " + (folder_ / "unit.cpp").string();
-        if (std::system(command.c_str()) == 0) handle_ = dlopen((folder_ / "unit.so").c_str(), RTLD_NOW | RTLD_LOCAL);
-    }
-    ~HostLibrary() {
-        if (handle_ != nullptr) dlclose(handle_);
-        std::filesystem::remove_all(folder_);
-    }
-    HostLibrary(const HostLibrary&) = delete;
-    HostLibrary& operator=(const HostLibrary&) = delete;
-    bool is_open() const { return handle_ != nullptr; }
-
-    template <typename Function>
-    Function* get(const std::string& name) const {
-        return reinterpret_cast<Function*>(dlsym(handle_, name.c_str()));
-    }
-
-  private:
-    std::filesystem::path folder_;
-    void* handle_ = nullptr;
-};
 
 // Random values of both signs and several magnitudes, and those at which functions have corners.
 Tensor random_input(DType dtype, unsigned seed) {
@@ -154,7 +105,7 @@ void compare(DType storage) {
     environment.storage = storage;
     std::vector<std::unique_ptr<Graph>> graphs;
     std::vector<Expression> expressions;
-    std::string source;
+    std::string source = "#include \"planish/math.cuh\"\n";
     const std::vector<Case> all = cases();
     for (const Case& c : all) {
         graphs.push_back(parse_graph("graph \"g\" {\n" + c.inputs + c.nodes + "output %y\n}"));
@@ -209,7 +160,7 @@ TEST(CudaExpression, FastFunctionsAgreeWithTheReference) {
     // On the host, exponentials are exact: this tests the formulas.
     Environment environment;
     environment.storage = DType::f16;
-    std::string source;
+    std::string source = "#include \"planish/math.cuh\"\n";
     const std::vector<std::pair<std::string, std::string>> functions = {
         {"sigmoid(x)", "Sigmoid"}, {"swish(x, 1.0f)", "Swish"}, {"tanh_of(x)", "Tanh"},
         {"gelu(x)", "Gelu"},       {"softplus(x)", "Softplus"}, {"mish(x)", "Mish"},
