@@ -117,12 +117,13 @@ class Expected {
     int64_t terms_ = 0;
 };
 
-/// For StrassenPlan. Elements of A and B are at most 1, so those of each factor are at most 2, and those of a product
-/// over K/2 at most 2K. Four products make an element of C: beside their sums of K/2 terms, both factors are rounded
-/// once, and a product is added to C at most 4 times, and once for each chunk of K (no more than k/128).
+/// For StrassenPlan. Elements of A and B are at most 1, so those of S1 to S4 are at most 2, 3, 2, 4, and so those of T1
+/// to T4: the products over K/2 that make an element of C add up to 18 K/2 at most. Beside their sums of K/2 terms,
+/// both factors are rounded up to three times each, and a product is added to C at most 4 times, and once for each
+/// chunk of K (no more than k/128).
 inline double strassen_tolerance(int64_t k) {
-    const auto terms = static_cast<double>(k / 2 + 2 + 4 + k / 128 + 1);
-    return 4 * terms * std::numeric_limits<float>::epsilon() / 2 * 2 * static_cast<double>(k);
+    const auto terms = static_cast<double>(k / 2 + 6 + 4 + k / 128 + 1);
+    return terms * std::numeric_limits<float>::epsilon() / 2 * 9 * static_cast<double>(k);
 }
 
 }  // namespace planish::cpu::testing

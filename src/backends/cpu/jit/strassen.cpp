@@ -1,14 +1,13 @@
-// With A, B and C in quarters:
-//     P0 = (A11 + A22) (B11 + B22)    C11 = P0 + P3 - P4 + P6
-//     P1 = (A21 + A22)  B11           C12 = P2 + P4
-//     P2 =  A11        (B12 - B22)    C21 = P1 + P3
-//     P3 =  A22        (B21 - B11)    C22 = P0 - P1 + P2 + P5
-//     P4 = (A11 + A12)  B22
-//     P5 = (A21 - A11) (B11 + B12)
-//     P6 = (A12 - A22) (B21 + B22)
+// Winograd's variant, with A, B and C in quarters:
+//     S1 = A21 + A22    T1 = B12 - B11    P1 = A11 B11    P5 = S1 T1    U = P1 + P6
+//     S2 = S1 - A11     T2 = B22 - T1     P2 = A12 B21    P6 = S2 T2    V = U + P5
+//     S3 = A11 - A21    T3 = B22 - B12    P3 = S4 B22     P7 = S3 T3
+//     S4 = A12 - S2     T4 = B21 - T2     P4 = A22 T4
+//     C11 = P1 + P2     C12 = V + P3      C21 = U + P7 + P4             C22 = V + P7
+// A product's kernel adds what is added to it, so that only C22 takes a pass over memory.
 //
-// Rows come in groups whose seven sums stay in L2; K in chunks, each a product of its own, which are added up in C. The
-// two column halves of B are neighbouring panels, whose block of C is summed in scratch of consecutive lines: C's own
+// Rows come in groups whose four sums stay in L2; K in chunks, each a product of its own, which are added up in C. The
+// two column halves of B are neighbouring panels, whose block of C is made in scratch of consecutive lines: C's own
 // rows, often a multiple of 4 KB apart, would evict each other from L1. The packed B has, for each chunk and pair of
 // panels, the seven blocks in the order of the products, so that it is read as one stream; then come the columns that
 // have no neighbour.
@@ -17,6 +16,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -28,38 +29,18 @@
 namespace planish::cpu {
 namespace {
 
-constexpr int64_t kGroupRows = 256;    // of A: the seven operands of one group and chunk are about 1.5 MB
-constexpr int64_t kLongestHalf = 384;  // rows of B in half a chunk
+constexpr int64_t kGroupRows = 256;    // of A: the four sums of one group and chunk are about 0.8 MB
+constexpr int64_t kLongestHalf = 512;  // rows of B in half a chunk
 constexpr int64_t kLeastRows = 32, kLeastHalf = 64;
 constexpr int64_t kOneSegment[1] = {0};
 
 enum Quarter : uint8_t { q11, q12, q21, q22 };
 
-/// x, or x + sign * y.
-struct Combination {
-    Quarter x;
-    float sign = 0;
-    Quarter y = q11;
-};
+/// The sums of A's quarters that are kept; A22 only where it lacks the last row.
+enum Sum : uint8_t { s1, s2, s3, s4, a22, kSums };
 
-struct Product {
-    Combination a, b;
-    struct Target {
-        Quarter quarter;
-        float sign;  // 0: none
-        bool first;  // the first to write this quarter
-    } targets[2];
-};
-
-constexpr Product kProducts[7] = {
-    {{q11, 1, q22}, {q11, 1, q22}, {{q11, 1, true}, {q22, 1, true}}},
-    {{q21, 1, q22}, {q11}, {{q21, 1, true}, {q22, -1, false}}},
-    {{q11}, {q12, -1, q22}, {{q12, 1, true}, {q22, 1, false}}},
-    {{q22}, {q21, -1, q11}, {{q11, 1, false}, {q21, 1, false}}},
-    {{q11, 1, q12}, {q22}, {{q11, -1, false}, {q12, 1, false}}},
-    {{q21, -1, q11}, {q11, 1, q12}, {{q22, 1, false}, {q11, 0, false}}},
-    {{q12, -1, q22}, {q21, 1, q22}, {{q11, 1, false}, {q11, 0, false}}},
-};
+/// Blocks of the packed B, in the order of their products.
+enum Block : uint8_t { b11, b21, t2, t3, t1, b22, t4, kBlocks };
 
 /// The row and column half of a quarter.
 constexpr int64_t row_of(Quarter q) {
@@ -87,24 +68,37 @@ PanelWidth width_for(const GemmShape& shape, Isa isa) {
 }  // namespace
 
 struct StrassenPlan::Impl {
+    static constexpr size_t kMostOperands = 16;
+
+    /// For groups of as many rows: products to which none, one or two blocks are added, and the post-ops of a pair of
+    /// panels, as products with zero.
+    struct Loops {
+        std::array<TileLoop, 3> product;
+        TileLoop epilogue;
+    };
+
     GemmShape shape;
     PanelWidth width;
     const KernelTable* functions = nullptr;
     int64_t half = 0, chunks = 0;        // rows of B in half a chunk
     int64_t group_rows = 0, groups = 0;  // rows of A in all groups but the last
-    TileLoop products[2];                // of a full group, of the last one
+    Loops full, last;                    // groups
     TileLoop rest;                       // the columns that are not in a pair of panels
-    GemmKernel epilogue = nullptr;       // null: there are no post-ops
+    bool has_post_ops = false;
+    size_t own_operand = 0;    // of the epilogue's: C itself
+    std::vector<float> zeros;  // one row of paired columns
 
     int64_t pairs() const { return shape.n / (2 * width.nr); }
     int64_t paired_columns() const { return pairs() * 2 * width.nr; }
     int64_t half_rows() const { return ceil_div(group_rows, 2); }
-    int64_t a_floats() const { return 7 * half_rows() * half; }
+    int64_t a_floats() const { return kSums * half_rows() * half; }
     int64_t block_floats() const { return half * width.nr; }
-    int64_t block_offset(int64_t chunk, int64_t pair) const { return (chunk * pairs() + pair) * 7 * block_floats(); }
+    int64_t block_offset(int64_t chunk, int64_t pair) const {
+        return (chunk * pairs() + pair) * kBlocks * block_floats();
+    }
     int64_t rest_offset() const { return block_offset(chunks, 0); }
     int64_t product_floats() const { return ceil_div(half_rows() * width.nr, 16) * 16; }
-    int64_t thread_floats() const { return 5 * product_floats(); }  // a product, and the four quarters of C
+    int64_t thread_floats() const { return 4 * product_floats(); }
 
     /// One group of rows and chunk of K.
     struct Part {
@@ -118,69 +112,95 @@ struct StrassenPlan::Impl {
         int64_t rows_of(int64_t half) const { return half == 0 ? half_rows() : rows - half_rows(); }
     };
 
-    void sum_rows_of_a(const Part& part, int64_t begin, int64_t end) const {
-        const int64_t rows = part.half_rows();
+    const Loops& loops(const Part& part) const { return part.rows == group_rows ? full : last; }
+
+    BlockView quarter_of_a(const Part& part, Quarter q) const {
         const float* origin = part.a + part.first_row * shape.lda + part.chunk * 2 * half;
-        const auto quarter = [&](Quarter q) {
-            return BlockView{origin + row_of(q) * rows * shape.lda + column_of(q) * half, shape.lda,
-                             part.rows_of(row_of(q))};
+        return {origin + row_of(q) * part.half_rows() * shape.lda + column_of(q) * half, shape.lda,
+                part.rows_of(row_of(q))};
+    }
+    BlockView sum_of_a(const Part& part, Sum sum) const {
+        return {part.a_sums + sum * part.half_rows() * half, half, part.half_rows()};
+    }
+
+    void sum_rows_of_a(const Part& part, int64_t begin, int64_t end) const {
+        const auto a = [&](Quarter q) { return quarter_of_a(part, q); };
+        const auto make = [&](Sum sum, const BlockView& x, float sign, const BlockView& y) {
+            float* output = part.a_sums + sum * part.half_rows() * half;
+            functions->block_sum({x, y, sign, output, half, half}, begin, end);
         };
-        for (int64_t p = 0; p < 7; ++p) {
-            const Combination& sum = kProducts[p].a;
-            float* output = part.a_sums + p * rows * half;
-            functions->block_sum({quarter(sum.x), quarter(sum.y), sum.sign, output, half, half}, begin, end);
-        }
+        make(s1, a(q21), 1, a(q22));
+        make(s2, sum_of_a(part, s1), -1, a(q11));
+        make(s3, a(q11), -1, a(q21));
+        make(s4, a(q12), -1, sum_of_a(part, s2));
+        if (part.rows % 2 != 0) make(a22, a(q22), 0, a(q22));
     }
 
     void multiply_pair(const Part& part, int64_t pair, float* scratch) const {
-        const int64_t rows = part.half_rows(), nr = width.nr;
+        const int64_t nr = width.nr;
         const float* blocks = part.packed_b + block_offset(part.chunk, pair);
-        float *product = scratch, *sums = scratch + product_floats();
-        for (int64_t p = 0; p < 7; ++p) {
-            multiply(part, part.a_sums + p * rows * half, blocks + p * block_floats(), product);
-            BlockAddArgs add{product, nr, nr, {}, 2 * nr};
-            for (size_t t = 0; t < 2; ++t) {
-                const auto [quarter, sign, first] = kProducts[p].targets[t];
-                if (sign == 0) continue;
-                add.targets[t] = {sums + row_of(quarter) * rows * 2 * nr + column_of(quarter) * nr, rows, sign, first};
-            }
-            functions->block_add(add, 0, rows);
-        }
-        float* c = part.c + part.first_row * shape.ldc + 2 * pair * nr;
-        functions->block_add({sums, 2 * nr, 2 * nr, {{c, part.rows, 1, part.chunk == 0}, {}}, shape.ldc}, 0, part.rows);
-        if (part.chunk + 1 == chunks && epilogue != nullptr)
-            for (int64_t panel = 2 * pair; panel < 2 * pair + 2; ++panel) finish(part, panel);
+        const auto buffer = [&](int64_t i) { return scratch + i * product_floats(); };
+        float *const u = buffer(0), *const p7 = buffer(1), *const v = buffer(2), *const sum = buffer(3);
+        const auto a = [&](Quarter q) { return quarter_of_a(part, q); };
+        const auto multiply = [&](const BlockView& x, Block block, float* product,
+                                  std::initializer_list<const float*> added) {
+            const float* b = blocks + block * block_floats();
+            run_product(loops(part).product[added.size()], x, b, product, added.begin());
+        };
+        const auto put = [&](const float* block, Quarter q, bool first) {
+            float* c =
+                part.c + (part.first_row + row_of(q) * part.half_rows()) * shape.ldc + (2 * pair + column_of(q)) * nr;
+            const BlockAddArgs::Target target{c, part.rows_of(row_of(q)), 1, first};
+            functions->block_add({block, nr, nr, {target, {}}, shape.ldc}, 0, part.half_rows());
+        };
+        const bool first = part.chunk == 0;
+        multiply(a(q11), b11, u, {});
+        multiply(a(q12), b21, sum, {u});
+        put(sum, q11, first);
+        multiply(sum_of_a(part, s2), t2, u, {u});
+        multiply(sum_of_a(part, s3), t3, p7, {});
+        multiply(sum_of_a(part, s1), t1, v, {u});
+        put(v, q22, first);
+        put(p7, q22, false);
+        multiply(sum_of_a(part, s4), b22, sum, {v});
+        put(sum, q12, first);
+        multiply(part.rows % 2 == 0 ? a(q22) : sum_of_a(part, a22), t4, sum, {u, p7});
+        put(sum, q21, first);
+        if (part.chunk + 1 == chunks && has_post_ops) finish(part, pair);
     }
 
-    void multiply(const Part& part, const float* a, const float* b, float* product) const {
-        const TileLoop& loop = products[part.rows == group_rows ? 0 : 1];
+    void run_product(const TileLoop& loop, const BlockView& a, const float* b, float* product,
+                     const float* const* added) const {
         TileLoop::Call call;
-        call.a = a;
+        call.a = a.data;
         call.b = b;
         call.next = b + block_floats();
         call.c = product;
+        call.operands = added;
         call.segment_offsets = kOneSegment;
-        call.lda = half * 4;
+        call.lda = a.stride * 4;
         call.ldc = width.nr * 4;
         call.last_tile = loop.tiles();
         call.last_panel = 1;
         loop.run(call);
     }
 
-    /// C = post_ops(C + 0 * 0), by the kernel of products one row at a time.
-    void finish(const Part& part, int64_t panel) const {
-        alignas(64) static constexpr float kZeros[kMaxTileVectors * 16] = {};
-        GemmKernelArgs args;
-        args.a = args.b = kZeros;
-        args.c = part.c + part.first_row * shape.ldc + panel * width.nr;
-        args.k = args.segments = 1;
-        args.segment_offsets = kOneSegment;
-        args.ldc = shape.ldc * 4;
-        args.tiles = part.rows;
-        args.operands = part.operands.data();
-        args.column_offset = panel * width.nr * 4;
-        args.tensor_offset = (part.first_row * shape.ldc + panel * width.nr) * 4;
-        epilogue(&args);
+    void finish(const Part& part, int64_t pair) const {
+        const TileLoop& loop = loops(part).epilogue;
+        std::array<const float*, kMostOperands> operands{};
+        std::copy_n(part.operands.begin(), own_operand, operands.begin());
+        operands[own_operand] = part.c;
+        TileLoop::Call call;
+        call.a = call.b = call.next = zeros.data();
+        call.c = part.c + part.first_row * shape.ldc;
+        call.operands = operands.data();
+        call.segment_offsets = kOneSegment;
+        call.ldc = shape.ldc * 4;
+        call.tensor_offset = part.first_row * shape.ldc * 4;
+        call.last_tile = loop.tiles();
+        call.first_panel = 2 * pair;
+        call.last_panel = 2 * pair + 2;
+        loop.run(call);
     }
 
     void multiply_rest(const Part& part) const {
@@ -222,19 +242,27 @@ StrassenPlan::StrassenPlan(const GemmShape& shape, PostOps post_ops, Isa isa) {
     impl->group_rows = ceil_div(ceil_div(shape.m, impl->groups), 2) * 2;
     impl->groups = ceil_div(shape.m, impl->group_rows);
     const int64_t last_rows = shape.m - (impl->groups - 1) * impl->group_rows;
-    const auto product_loop = [&](int64_t rows) {
-        return TileLoop({ceil_div(rows, 2), width.nr, impl->half}, {}, isa, width);
+    impl->has_post_ops = !post_ops.empty();
+    for (const PostOp& op : post_ops)
+        if (has_tensor_operand(op.kind) || has_channel_operand(op.kind))
+            impl->own_operand = std::max(impl->own_operand, static_cast<size_t>(op.operand) + 1);
+    if (impl->own_operand >= Impl::kMostOperands) fail(ErrorCode::internal, "a product with too many operands");
+    impl->zeros.resize(static_cast<size_t>(impl->paired_columns()));
+    PostOps epilogue = {{PostOp::Kind::add_tensor, 0, 0, static_cast<int>(impl->own_operand)}};
+    epilogue.insert(epilogue.end(), post_ops.begin(), post_ops.end());
+    const auto loops_of = [&](int64_t rows) {
+        Impl::Loops loops;
+        PostOps additions;
+        for (int added = 0; added < 3; ++added) {
+            loops.product[static_cast<size_t>(added)] =
+                TileLoop({ceil_div(rows, 2), width.nr, impl->half}, additions, isa, width);
+            additions.push_back({PostOp::Kind::add_tensor, 0, 0, added});
+        }
+        if (impl->has_post_ops) loops.epilogue = TileLoop({rows, impl->paired_columns(), 1}, epilogue, isa, width);
+        return loops;
     };
-    impl->products[0] = product_loop(impl->group_rows);
-    impl->products[1] = product_loop(last_rows);
-    if (!post_ops.empty()) {
-        GemmKernelKey key;
-        key.isa = width.vector == 16 ? Isa::avx512 : Isa::avx2;
-        key.vectors = width.nr / width.vector;
-        key.accumulate = true;
-        key.post_ops = std::move(post_ops);
-        impl->epilogue = gemm_kernel(key);
-    }
+    impl->full = loops_of(impl->group_rows);
+    impl->last = loops_of(last_rows);
     impl_ = std::move(impl);
 }
 
@@ -248,8 +276,8 @@ const GemmShape& StrassenPlan::shape() const {
 
 std::string StrassenPlan::packing() const {
     const Impl& s = *impl_;
-    return fmt::format("strassen k={} n={} nr={} vector={} half={}", s.shape.k, s.shape.n, s.width.nr, s.width.vector,
-                       s.half);
+    return fmt::format("strassen_winograd k={} n={} nr={} vector={} half={}", s.shape.k, s.shape.n, s.width.nr,
+                       s.width.vector, s.half);
 }
 
 int64_t StrassenPlan::packed_size() const {
@@ -271,11 +299,17 @@ void StrassenPlan::pack(const float* b, int64_t ldb, bool transposed, float* pac
                 const int64_t row = (2 * chunk + row_of(q)) * s.half;
                 return BlockView{panels.data() + layout.panel_offset(column_of(q)) + row * nr, size, 1};
             };
-            for (int64_t p = 0; p < 7; ++p) {
-                const Combination& sum = kProducts[p].b;
-                float* block = packed + s.block_offset(chunk, pair) + p * size;
-                s.functions->block_sum({quarter(sum.x), quarter(sum.y), sum.sign, block, size, size}, 0, 1);
-            }
+            float* const blocks = packed + s.block_offset(chunk, pair);
+            const auto block = [&](Block b) { return BlockView{blocks + b * size, size, 1}; };
+            const auto make = [&](Block b, const BlockView& x, float sign, const BlockView& y) {
+                s.functions->block_sum({x, y, sign, blocks + b * size, size, size}, 0, 1);
+            };
+            for (const auto& [b, q] : {std::pair(b11, q11), std::pair(b21, q21), std::pair(b22, q22)})
+                make(b, quarter(q), 0, quarter(q));
+            make(t1, quarter(q12), -1, quarter(q11));
+            make(t2, quarter(q22), -1, block(t1));
+            make(t3, quarter(q22), -1, quarter(q12));
+            make(t4, quarter(q21), -1, block(t2));
         }
     };
     pool.parallel_for(s.pairs(), max_threads, [&](int64_t pair, int) { pack_pair(pair); });

@@ -15,10 +15,10 @@ namespace planish::cpu {
 /// are formed when it is packed, which takes 7/4 of B's memory; forming them while the product runs costs as much time
 /// as the eighth product does at 128 rows.
 ///
-/// Its error is bounded in the norm of whole rows and columns only, with three times GemmPlan's factor (Higham,
-/// Accuracy and Stability of Numerical Algorithms, 2nd ed., 23.2.2): a row of small numbers is rounded like the large
-/// row that it is paired with, and an infinity spreads to its partner as NaN. Immutable once built; results do not
-/// depend on the number of threads.
+/// Its error is bounded in the norm of whole rows and columns only, with 4.5 times GemmPlan's factor (Winograd's
+/// variant; Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 23.2.2): a row of small numbers is rounded
+/// like the large row that it is paired with, and an infinity spreads to its partner as NaN. Immutable once built;
+/// results do not depend on the number of threads.
 class StrassenPlan {
   public:
     /// Whether the shape has enough of everything to be halved. Columns need not be even, nor rows.
