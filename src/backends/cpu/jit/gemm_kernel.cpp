@@ -264,7 +264,7 @@ class GemmKernelGenerator : public JitCode {
     const Reg64 a_ = rbx;  // the tile's first row
     const Reg64 c_ = rbp;
     // One row needs one base, so the others and the row stride's register address the streams of B.
-    const RowPointers streams_ = {{r9, r10, r11, r12}, rsi};
+    const RowPointers streams_ = {{r9, r10, r11, r12, r15}, rsi};
 };
 
 struct KeyHash {
