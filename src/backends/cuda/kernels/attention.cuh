@@ -357,6 +357,7 @@ __device__ void attention(const AttentionParams& p) {
     }
     copy_keys(begin, 0);
     copy_values(begin, 0);
+    pdl_launch();
 
     Warp w;
     w.clear();
@@ -446,7 +447,6 @@ __device__ void attention(const AttentionParams& p) {
                 w.template accumulate<false>(weights, values, groups);
         }
     }
-    pdl_launch();
 
     // Totals and maxima are those of all lanes from here on.
     const float factor = Warp::kScaled ? 1.0f : p.scale;

@@ -79,6 +79,7 @@ __device__ void attention_simt(const AttentionParams& p) {
         return first_row + row < p.queries ? query + (first_row + row) * p.query_strides.row : nullptr;
     });
 
+    pdl_launch();
     float4 out[kR][kColumns];
     float top[kR], total[kR];
 #pragma unroll
@@ -174,7 +175,6 @@ __device__ void attention_simt(const AttentionParams& p) {
                 }
         }
     }
-    pdl_launch();
 #pragma unroll
     for (int i = 0; i < kR; ++i) {
         float sum = total[i];

@@ -130,6 +130,10 @@ __device__ void conv_chain(const ConvChainParams& p) {
     const int first_y = max(grid_y, 0), first_x = max(grid_x, 0);
     const int rows = min(grid_y + Tile::kGridH, p.h) - first_y, columns = min(grid_x + Tile::kGridW, p.w) - first_x;
     const int inside = rows * columns;
+    // Row of a pixel among `columns`: exact as long as pixel * columns < 2^16.
+    static_assert(Tile::kGrid * Tile::kGridW < 1 << 16);
+    const unsigned inverse = ((1u << 16) + columns - 1) / columns;
+    const auto row_of = [&](int pixel) { return static_cast<int>(pixel * inverse >> 16); };
     const int first_chunk = group * Tile::kSteps, last_chunk = min(first_chunk + Tile::kSteps, Tile::kChunks);
 
     auto copy_weights = [&](int chunk, int stage) {
@@ -149,21 +153,26 @@ __device__ void conv_chain(const ConvChainParams& p) {
     // Weights are constants: they arrive while the kernel before this one still runs.
     copy_weights(first_chunk, 0);
 
-    for (int i = threadIdx.x; i < Tile::kGrid * Tile::kChunkStride / 8; i += kThreads)
-        reinterpret_cast<uint4*>(shared_expanded)[i] = make_uint4(0, 0, 0, 0);
-    if (!C::kExpand) __syncthreads();  // before other threads copy there
+    if (inside < Tile::kGrid) {  // the border stays zero, the inside is written anew for each chunk
+        for (int i = threadIdx.x; i < Tile::kGrid * Tile::kChunkStride / 8; i += kThreads)
+            reinterpret_cast<uint4*>(shared_expanded)[i] = make_uint4(0, 0, 0, 0);
+        if (!C::kExpand) __syncthreads();  // before other threads copy there
+    }
     pdl_wait();
     const T* const x = static_cast<const T*>(p.input) + static_cast<long long>(image) * p.h * p.w * C::kChannels;
     if constexpr (C::kExpand) {
         constexpr int kUnits = Tile::kIn / 8;
         for (int i = threadIdx.x; i < inside * kUnits; i += kThreads) {
             const int pixel = i / kUnits, unit = i % kUnits;
-            const T* from = x + ((first_y + pixel / columns) * p.w + first_x + pixel % columns) * C::kChannels;
+            const int y = row_of(pixel);
+            const T* from = x + ((first_y + y) * p.w + first_x + pixel - y * columns) * C::kChannels;
             const bool exists = Tile::kIn == C::kChannels || unit * 8 < C::kChannels;
             cp_async_16(shared_input + pixel * Tile::kInStride + unit * 8, exists ? from + unit * 8 : x, exists);
         }
         cp_async_commit();
     }
+
+    pdl_launch();
 
     // Y of this warp: rows of 16 pixels by columns of 16 channels.
     constexpr int kWarpColumns = C::kWarps / C::kWarpRows;
@@ -180,7 +189,7 @@ __device__ void conv_chain(const ConvChainParams& p) {
             constexpr int kUnits = C::kChunk / 8;
             for (int i = threadIdx.x; i < inside * kUnits; i += kThreads) {
                 const int pixel = i / kUnits, unit = i % kUnits;
-                const int y = first_y + pixel / columns, column = first_x + pixel % columns;
+                const int row = row_of(pixel), y = first_y + row, column = first_x + pixel - row * columns;
                 cp_async_16(
                     shared_expanded + ((y - grid_y) * Tile::kGridW + column - grid_x) * Tile::kChunkStride + unit * 8,
                     x + (y * p.w + column) * C::kChannels + chunk * C::kChunk + unit * 8);
@@ -212,8 +221,9 @@ __device__ void conv_chain(const ConvChainParams& p) {
                 for (int half = 0; half < 2; ++half) {
                     const int pixel = row + half * 8 + lane / 4;
                     if (pixel >= inside) continue;
-                    const int y = first_y - grid_y + pixel / columns, at = first_x - grid_x + pixel % columns;
-                    T* const to = shared_expanded + (y * Tile::kGridW + at) * Tile::kChunkStride;
+                    const int line = row_of(pixel), at = first_x - grid_x + pixel - line * columns;
+                    T* const to =
+                        shared_expanded + ((first_y - grid_y + line) * Tile::kGridW + at) * Tile::kChunkStride;
 #pragma unroll
                     for (int j = 0; j < 2; ++j) {
                         const int c = column + j * 8 + lane % 4 * 2;
@@ -316,7 +326,6 @@ __device__ void conv_chain(const ConvChainParams& p) {
             }
         }
     }
-    pdl_launch();
 
     if constexpr (C::kProject) {
         float* const shared_sums = reinterpret_cast<float*>(shared);

@@ -111,6 +111,7 @@ __device__ void depthwise(const DepthwiseParams& p) {
     }
     const T* const weights = static_cast<const T*>(p.weights) + channel;
     pdl_wait();
+    pdl_launch();
     const T* const image =
         static_cast<const T*>(p.input) + static_cast<long long>(n) * p.h * p.w * C::kChannels + channel;
 
@@ -142,7 +143,6 @@ __device__ void depthwise(const DepthwiseParams& p) {
             }
         }
     }
-    pdl_launch();
 
 #pragma unroll
     for (int i = 0; i < C::kTileH; ++i) {
