@@ -16,7 +16,7 @@
 namespace planish::cpu {
 namespace {
 
-constexpr int64_t kBlockBytes = 640 * 1024;  // transformed input and products of a block
+constexpr int64_t kBlockBytes = 384 * 1024;  // transformed input and products of a block
 constexpr int64_t kFewestTiles = 24;         // rows of a product; fewer would read the weights too often
 constexpr double kFlopsPerThread = 1e6;
 constexpr int64_t kOneSegment[1] = {0};
