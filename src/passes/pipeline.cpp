@@ -46,7 +46,8 @@ std::span<const Pass> specialise_pipeline() {
         {"eliminate-dead-code", "folded shape arithmetic", eliminate_dead_code},
         {"form-regions", "regions hide their ops from all passes before", form_regions},
         {"slice-attention", "after all that moves slices", slice_attention},
-        {"chain-convolutions", "last: its links are convolutions with their epilogues", chain_convolutions},
+        {"chain-convolutions", "its links are convolutions with their epilogues", chain_convolutions},
+        {"fuse-reductions", "what is fused is a whole point-wise region that no product has taken", fuse_reductions},
     };
     return kPasses;
 }

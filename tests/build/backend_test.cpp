@@ -105,6 +105,19 @@ const Case kCases[] = {
      R"(graph "g" { input %x : float32[1, 5, 4, 3] const %w : float32[6, 5, 1, 1] = dense<0> const %a : int64[1] = [1]
         %c = Conv(%x, %w) %y = ReduceMax(%c, %a) {keepdims = 0} output %y })",
      "reduce_f32"},
+    {"reduce_expression",
+     R"(graph "g" { input %x : float32[2, 3, 50, 7] input %m : float32[3, 1, 7] input %k : int64[1, 1, 50, 1] const %a : int64[2] = [2, 3]
+        const %c : float32[] = [0.5] %f = Cast(%k) {to = 1} %d = Sub(%x, %m) %e = Mul(%d, %d) %g = Mul(%e, %f) %h = Add(%g, %c)
+        %y = ReduceMean(%h, %a) {keepdims = 0} output %y })",
+     "pointwise_reduce_f32"},
+    {"reduce_long_rows",
+     R"(graph "g" { input %x : float32[3, 20001] input %m : float32[3, 1] const %a : int64[1] = [1]
+        %d = Sub(%x, %m) %e = Abs(%d) %y = ReduceMax(%e, %a) output %y })",
+     "pointwise_reduce_f32"},
+    {"reduce_channels_of_images",
+     R"(graph "g" { input %x : float32[1, 5, 4, 3] const %w : float32[6, 5, 1, 1] = dense<0> const %a : int64[1] = [1]
+        %c = Conv(%x, %w) %s = Sigmoid(%c) %p = MaxPool(%s) {kernel_shape = [2, 2]} %e = Exp(%p) %n = Neg(%e) %y = ReduceSum(%n, %a) output %y })",
+     "pointwise_reduce_f32"},
     {"max_pool",
      R"(graph "g" { input %x : float32[1, 5, 9, 8] %y = MaxPool(%x) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1} output %y })",
      "max_pool_f32"},

@@ -110,7 +110,7 @@ extern const Implementation kConvJit, kConvWinograd, kConvWinograd2, kConvStrass
 extern const Implementation kGemm, kStrassen, kBatchedMatMul, kAttention;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;
-extern const Implementation kReduce, kArgExtreme, kPool, kResize;
+extern const Implementation kReduce, kReductionRegion, kArgExtreme, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
 extern const Implementation kReference;
 }  // namespace families

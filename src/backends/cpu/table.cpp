@@ -53,7 +53,9 @@ constexpr Row kRows[] = {
     {"Gather", {&kGather, &kReference}},
 };
 
-constexpr const Implementation* kChains[] = {&kConvChain};  // refused: its convolutions stand for themselves
+// Regions of regions; refused: those inside stand for themselves.
+constexpr const Implementation* kChains[] = {&kConvChain};
+constexpr const Implementation* kReductions[] = {&kReductionRegion};
 constexpr const Implementation* kSlicedAttention[] = {&kAttention};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
@@ -62,6 +64,7 @@ constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 std::span<const Implementation* const> implementations(const RegionView& region) {
     if (region.has_body() && region.node().text("kind") == "conv_chain") return kChains;
     if (region.has_body() && region.node().text("kind") == "attention") return kSlicedAttention;
+    if (region.has_body() && region.node().text("kind") == "reduction") return kReductions;
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

@@ -1,5 +1,5 @@
 // Point-wise regions and single point-wise ops, compiled to one loop nest.
-#include "backends/cpu/jit/pointwise.hpp"
+#include "backends/cpu/implementations/pointwise.hpp"
 
 #include <unordered_map>
 
@@ -30,30 +30,6 @@ constexpr BinaryRow kBinary[] = {
 bool is_exact(DType dtype) {
     return dtype == DType::f32 || dtype == DType::boolean;
 }
-
-std::optional<PointwiseType> loadable(DType dtype) {
-    switch (dtype) {
-        case DType::f32:
-            return PointwiseType::f32;
-        case DType::boolean:
-            return PointwiseType::boolean;
-        case DType::u8:
-            return PointwiseType::u8;
-        case DType::i8:
-            return PointwiseType::i8;
-        case DType::i32:
-            return PointwiseType::i32;
-        case DType::i64:
-            return PointwiseType::i64;
-        default:
-            return std::nullopt;
-    }
-}
-
-struct Expression {
-    PointwiseProgram program;
-    std::vector<int> inputs;  // program input -> region input
-};
 
 // Translates a region (or a single op) into a program over float32 registers.
 class Translator {
@@ -199,6 +175,27 @@ class Translator {
     int next_ = 0;
 };
 
+}  // namespace
+
+std::optional<PointwiseType> loadable(DType dtype) {
+    switch (dtype) {
+        case DType::f32:
+            return PointwiseType::f32;
+        case DType::boolean:
+            return PointwiseType::boolean;
+        case DType::u8:
+            return PointwiseType::u8;
+        case DType::i8:
+            return PointwiseType::i8;
+        case DType::i32:
+            return PointwiseType::i32;
+        case DType::i64:
+            return PointwiseType::i64;
+        default:
+            return std::nullopt;
+    }
+}
+
 // Element strides of an input along the output's axes in the output's physical order.
 std::vector<int64_t> strides_in(const Dims& input, Layout input_layout, const Dims& output, Layout output_layout) {
     const auto rank = static_cast<int64_t>(output.size()), own = static_cast<int64_t>(input.size());
@@ -218,6 +215,24 @@ std::vector<int64_t> strides_in(const Dims& input, Layout input_layout, const Di
     }
     return result;
 }
+
+Refusal translate(const RegionView& region, Expression& expression) {
+    const bool pointwise = [&] {
+        if (!region.has_body()) return has(region.node().op().traits, Trait::elementwise);
+        for (const auto& node : region.body().nodes())
+            if (!has(node->op().traits, Trait::elementwise)) return false;
+        return true;
+    }();
+    if (!pointwise) return Refusal::op_not_handled;
+    auto translated = Translator(region).run();
+    if (!translated || translated->inputs.size() > kMaxExpressionInputs) return Refusal::post_op_not_handled;
+    for (const int i : translated->inputs)
+        if (!loadable(region.input(i).type.dtype)) return Refusal::dtype_not_handled;
+    expression = std::move(*translated);
+    return Refusal::none;
+}
+
+namespace {
 
 bool inner_stride_is_simple(const std::vector<int64_t>& strides, const Dims& physical) {
     for (size_t i = physical.size(); i-- > 0;)
@@ -245,22 +260,13 @@ Refusal can_implement(const RegionView& region, const Environment& environment) 
     for (const Value* output : region.node().outputs())
         if (output->dims() != out) return Refusal::shape_not_handled;
     if (out.size() > 6 || element_count(out) == 0) return Refusal::shape_not_handled;
-    const bool pointwise = [&] {
-        if (!region.has_body()) return has(region.node().op().traits, Trait::elementwise);
-        for (const auto& node : region.body().nodes())
-            if (!has(node->op().traits, Trait::elementwise)) return false;
-        return true;
-    }();
-    if (!pointwise) return Refusal::op_not_handled;
-    const auto expression = Translator(region).run();
-    if (!expression || expression->inputs.size() > 12) return Refusal::post_op_not_handled;
-    for (const int i : expression->inputs)
-        if (!loadable(region.input(i).type.dtype)) return Refusal::dtype_not_handled;
-    return Refusal::none;
+    Expression expression;
+    return translate(region, expression);
 }
 
 std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts& layouts, const Environment& environment) {
-    const Expression expression = *Translator(region).run();
+    Expression expression;
+    translate(region, expression);
     const Dims out = region.output().dims();
     const Dims physical = physical_dims(out, layouts.outputs[0]);
     std::vector<PointwiseInput> inputs;
@@ -274,7 +280,7 @@ std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts& layouts
     auto kernel =
         make_kernel("pointwise_f32_" + std::string(to_string(environment.isa)),
                     [code, wanted = expression.inputs](const Launch& launch) {
-                        const void* in[16];
+                        const void* in[kMaxExpressionInputs];
                         void* results[16];
                         for (size_t i = 0; i < wanted.size(); ++i) in[i] = launch.in[static_cast<size_t>(wanted[i])];
                         for (size_t i = 0; i < launch.out.size(); ++i) results[i] = launch.out[i];

@@ -1,4 +1,6 @@
 // Reductions over neighbouring axes, pooling over windows and over whole images, index of the extreme.
+#include "backends/cpu/implementations/reduce.hpp"
+
 #include <fmt/format.h>
 
 #include <numeric>
@@ -29,23 +31,25 @@ constexpr KindRow kKinds[] = {
     {"GlobalMaxPool", ReduceKind::max},
 };
 
-std::optional<ReduceKind> kind_of(const Node& node) {
+}  // namespace
+
+std::optional<ReduceKind> reduce_kind(const Node& node) {
     for (const KindRow& row : kKinds)
         if (node.is(row.op)) return row.kind;
     return std::nullopt;
 }
 
-// The reduced axes, sorted, logical.
-std::optional<std::vector<int64_t>> reduced_axes(const Node& node) {
+std::optional<std::vector<int64_t>> reduced_axes(const RegionView& region, const Node& node) {
     const auto rank = static_cast<int64_t>(node.input(0)->dims().size());
     std::vector<int64_t> axes;
     if (node.op().name.starts_with("Global")) {
         for (int64_t i = 2; i < rank; ++i) axes.push_back(i);
         return axes;
     }
-    if (const Value* given = node.input(1)) {
-        if (!given->is_constant()) return std::nullopt;
-        axes = given->constant->to_int64s();
+    if (node.input(1) != nullptr) {
+        const auto given = region.constant(node.input(1));
+        if (given == nullptr) return std::nullopt;
+        axes = given->to_int64s();
     }
     if (axes.empty()) {
         if (node.integer("noop_with_empty_axes") != 0) return std::nullopt;
@@ -57,11 +61,6 @@ std::optional<std::vector<int64_t>> reduced_axes(const Node& node) {
     return axes;
 }
 
-struct Collapsed {
-    int64_t outer = 1, n = 1, inner = 1;
-};
-
-// [outer, n, inner] when the reduced axes are neighbours in memory (axes of length 1 do not count).
 std::optional<Collapsed> collapse(const Dims& dims, const std::vector<int64_t>& axes, Layout layout) {
     const Dims physical = physical_dims(dims, layout);
     std::vector<bool> reduced(dims.size(), false);
@@ -83,12 +82,14 @@ std::optional<Collapsed> collapse(const Dims& dims, const std::vector<int64_t>& 
     return result;
 }
 
+namespace {
+
 Layouts reduce_layouts(const RegionView& region, std::span<const Layout> available) {
     Layouts result = plain_layouts(region, available);
     const Dims in = region.input(0).dims(), out = region.output().dims();
     // A kept rank keeps the layout; without keepdims the result must be plain, which it is when channels are all
     // that remains, or when nothing of the layout's order survives.
-    const auto axes = reduced_axes(region.node());
+    const auto axes = reduced_axes(region, region.node());
     if (available[0] != Layout::channels_last || layouts_coincide(in) || !collapse(in, *axes, Layout::channels_last))
         return result;
     if (out.size() == in.size()) {
@@ -107,11 +108,11 @@ Refusal can_reduce(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
     if (region.has_body()) return Refusal::post_op_not_handled;
     const Node& node = region.node();
-    if (!kind_of(node)) return Refusal::op_not_handled;
+    if (!reduce_kind(node)) return Refusal::op_not_handled;
     if (!is_f32(node.input(0))) return Refusal::dtype_not_handled;
     const Dims dims = node.input(0)->dims();
     if (element_count(dims) == 0) return Refusal::shape_not_handled;
-    const auto axes = reduced_axes(node);
+    const auto axes = reduced_axes(region, node);
     if (!axes) return Refusal::weights_not_constant;
     if (!collapse(dims, *axes, Layout::plain)) return Refusal::shape_not_handled;
     return Refusal::none;
@@ -120,11 +121,11 @@ Refusal can_reduce(const RegionView& region, const Environment& environment) {
 std::unique_ptr<Kernel> compile_reduce(const RegionView& region, const Layouts& layouts,
                                        const Environment& environment) {
     const Node& node = region.node();
-    const Collapsed c = *collapse(node.input(0)->dims(), *reduced_axes(node), layouts.inputs[0]);
+    const Collapsed c = *collapse(node.input(0)->dims(), *reduced_axes(region, node), layouts.inputs[0]);
     ReduceArgs args;
     args.n = c.n;
     args.inner = c.inner;
-    args.kind = *kind_of(node);
+    args.kind = *reduce_kind(node);
     auto kernel = make_kernel(
         fmt::format("reduce_f32_{}", to_string(environment.isa)),
         [args, items = c.outer * c.inner, function = kernels(environment.isa).reduce](const Launch& launch) {

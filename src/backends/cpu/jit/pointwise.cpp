@@ -84,7 +84,7 @@ void PointwiseKernel::Impl::run_block(std::span<const void* const> in, std::span
 
 PointwiseKernel::PointwiseKernel(const PointwiseProgram& program, std::span<const int64_t> output_shape,
                                  std::span<const PointwiseInput> inputs, std::span<const PointwiseType> output_types,
-                                 Isa isa) {
+                                 Isa isa, int64_t row) {
     if (isa < Isa::avx2) fail(ErrorCode::unsupported, "pointwise: generated kernels need AVX2");
     if (inputs.size() != static_cast<size_t>(program.inputs) || output_types.size() != program.outputs.size())
         fail(ErrorCode::internal, "pointwise: inputs or outputs do not match the program");
@@ -96,12 +96,16 @@ PointwiseKernel::PointwiseKernel(const PointwiseProgram& program, std::span<cons
     auto impl = std::make_unique<Impl>();
     std::vector<std::vector<int64_t>> strides(inputs.size());
     std::vector<int64_t> dims;
+    int64_t merged = 1;  // elements of all dims so far
     for (size_t d = output_shape.size(); d-- > 0;) {
         if (output_shape[d] == 1) continue;
-        const bool merge = !dims.empty() && std::all_of(inputs.begin(), inputs.end(), [&](const PointwiseInput& input) {
-            const size_t t = static_cast<size_t>(&input - inputs.data());
-            return input.strides[d] == strides[t].back() * dims.back();
-        });
+        const bool crosses = merged == row;
+        merged *= output_shape[d];
+        const bool merge =
+            !dims.empty() && !crosses && std::all_of(inputs.begin(), inputs.end(), [&](const PointwiseInput& input) {
+                const size_t t = static_cast<size_t>(&input - inputs.data());
+                return input.strides[d] == strides[t].back() * dims.back();
+            });
         if (merge) {
             dims.back() *= output_shape[d];
             continue;

@@ -74,9 +74,11 @@ class PointwiseKernel {
   public:
     /// Throws `unsupported` when, after neighbouring dimensions are merged, an input's innermost stride is not 0 or
     /// 1, or when more than 6 dimensions remain. `output_types` has one entry for each program output: f32, boolean,
-    /// u8 or i32. `isa` must be avx2 or above.
+    /// u8 or i32. `isa` must be avx2 or above. `row`: the elements of trailing dimensions that no item crosses, so
+    /// that each `row` elements of an output are items / rows whole items; 0: none.
     PointwiseKernel(const PointwiseProgram& program, std::span<const int64_t> output_shape,
-                    std::span<const PointwiseInput> inputs, std::span<const PointwiseType> output_types, Isa isa);
+                    std::span<const PointwiseInput> inputs, std::span<const PointwiseType> output_types, Isa isa,
+                    int64_t row = 0);
     ~PointwiseKernel();
     PointwiseKernel(PointwiseKernel&&) noexcept;
     PointwiseKernel& operator=(PointwiseKernel&&) noexcept;
