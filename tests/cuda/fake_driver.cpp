@@ -15,12 +15,13 @@ struct FakeDriver::State {
         const Kernel* kernel;
         std::vector<std::byte> params;
         int event = -1;
+        std::weak_ptr<Node> captured = {};  // in an executable graph: the node that this one was made of
     };
     FakeDriver* owner;
     Driver table{};
     std::map<DevicePointer, size_t> device, pinned;
     std::map<std::string, CUfunction> functions;
-    std::vector<std::unique_ptr<Node>>* capturing = nullptr;
+    std::vector<std::shared_ptr<Node>>* capturing = nullptr;
     int major, minor;
     int live_graphs = 0, live_modules = 0, live_streams = 0, live_events = 0;
 };
@@ -28,7 +29,7 @@ struct FakeDriver::State {
 namespace {
 
 FakeDriver::State* g_state = nullptr;
-using Nodes = std::vector<std::unique_ptr<FakeDriver::State::Node>>;
+using Nodes = std::vector<std::shared_ptr<FakeDriver::State::Node>>;
 
 template <typename Handle>
 Nodes* nodes_of(Handle handle) {
@@ -42,7 +43,7 @@ void run(const FakeDriver::State::Node& node) {
 CUresult launch(const CUlaunchConfig* config, CUfunction function, void** params, void**) {
     const auto* kernel = reinterpret_cast<const FakeDriver::Kernel*>(function);
     const auto* bytes = static_cast<const std::byte*>(params[0]);
-    auto node = std::make_unique<FakeDriver::State::Node>();
+    auto node = std::make_shared<FakeDriver::State::Node>();
     node->kernel = kernel;
     node->params.assign(bytes, bytes + kernel->params_bytes);
     for (unsigned i = 0; i < config->attribute_count; ++i)
@@ -207,12 +208,15 @@ void fill(Driver& d) {
     d.FuncGetAttribute = [](int* value, FunctionAttribute, CUfunction) { return *value = 0, CUresult{kSuccess}; };
     d.FuncSetAttribute = [](CUfunction, FunctionAttribute, int) { return CUresult{kSuccess}; };
     d.LaunchKernelEx = &launch;
-    // The executable graph takes the nodes over, so that handles from the capture stay valid.
+    // The executable graph knows its nodes by those that it was made of, while these are there.
     d.GraphInstantiate = [](CUgraphExec* executable, CUgraph graph, unsigned long long) {
         ++g_state->owner->counts.instantiated;
         ++g_state->live_graphs;
         auto* nodes = new Nodes;
-        nodes->swap(*nodes_of(graph));
+        for (const auto& node : *nodes_of(graph)) {
+            nodes->push_back(std::make_shared<FakeDriver::State::Node>(*node));
+            nodes->back()->captured = node;
+        }
         *executable = reinterpret_cast<CUgraphExec>(nodes);
         return CUresult{kSuccess};
     };
@@ -224,7 +228,7 @@ void fill(Driver& d) {
     d.GraphExecKernelNodeSetParams = [](CUgraphExec graph, CUgraphNode handle, const CUkernelNodeParams* params) {
         ++g_state->owner->counts.params_set;
         for (const auto& node : *nodes_of(graph)) {
-            if (node.get() != reinterpret_cast<FakeDriver::State::Node*>(handle)) continue;
+            if (node->captured.lock().get() != reinterpret_cast<FakeDriver::State::Node*>(handle)) continue;
             const auto* bytes = static_cast<const std::byte*>(params->params[0]);
             node->params.assign(bytes, bytes + node->kernel->params_bytes);
             return CUresult{kSuccess};

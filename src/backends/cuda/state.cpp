@@ -265,12 +265,15 @@ void State::fill(const CudaProgram& program, const Instance& instance, BoundLaun
 
 State::Instance& State::instance(const CudaProgram& program) {
     // A program that is gone may have left its address to this one.
-    std::erase_if(instances_, [&](const auto& item) {
-        if (!item.second.token.expired()) return false;
-        synchronize();
-        release(item.second);
-        return true;
-    });
+    for (auto item = instances_.begin(); item != instances_.end();) {
+        if (item->second.token.expired()) {
+            synchronize();
+            release(item->second);
+            item = instances_.erase(item);
+        } else {
+            ++item;
+        }
+    }
     Instance& instance = instances_[&program];
     if (!instance.token.expired()) return instance;
     const CudaProgram::Parts& parts = program.parts();
@@ -332,15 +335,16 @@ void State::bind(const CudaProgram& program, Instance& instance, const Bound& bo
     }
     if (moved) {
         synchronize();
-        for (Segment& segment : instance.segments)
-            if (segment.graph != nullptr) driver_.GraphExecDestroy(std::exchange(segment.graph, nullptr));
+        release(instance);
         instance.captured = false;
     }
 }
 
-void State::release(const Instance& instance) const {
-    for (const Segment& segment : instance.segments)
-        if (segment.graph != nullptr) driver_.GraphExecDestroy(segment.graph);
+void State::release(Instance& instance) const {
+    for (Segment& segment : instance.segments) {
+        if (segment.graph != nullptr) driver_.GraphExecDestroy(std::exchange(segment.graph, nullptr));
+        if (segment.captured != nullptr) driver_.GraphDestroy(std::exchange(segment.captured, nullptr));
+    }
 }
 
 void State::launch(const CudaProgram& program, const BoundLaunch& bound, CUstream stream, bool may_overlap) const {
@@ -396,9 +400,8 @@ void State::capture(const CudaProgram& program, Instance& instance) {
             throw;
         }
         gpu_.check(driver_.StreamEndCapture(own_, &graph), "capturing the network");
-        const CUresult result = driver_.GraphInstantiate(&segment.graph, graph, 0);
-        driver_.GraphDestroy(graph);
-        gpu_.check(result, "making a graph of the network");
+        segment.captured = graph;
+        gpu_.check(driver_.GraphInstantiate(&segment.graph, graph, 0), "making a graph of the network");
         for (size_t i = segment.first_launch; i < segment.last_launch; ++i) instance.launches[i].graph = segment.graph;
     }
     instance.captured = true;

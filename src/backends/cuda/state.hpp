@@ -48,6 +48,7 @@ class State final : public DeviceState {
         size_t first_launch = 0, last_launch = 0;
         size_t host_step = SIZE_MAX;
         CUgraphExec graph = nullptr;
+        CUgraph captured = nullptr;  // what `graph` was made of: its nodes are how launches in `graph` are named
     };
     struct Instance {
         std::weak_ptr<const int> token;
@@ -68,7 +69,7 @@ class State final : public DeviceState {
     Instance& instance(const CudaProgram& program);
     void bind(const CudaProgram& program, Instance& instance, const Bound& bound);
     void capture(const CudaProgram& program, Instance& instance);
-    void release(const Instance& instance) const;
+    void release(Instance& instance) const;
     void fill(const CudaProgram& program, const Instance& instance, BoundLaunch& bound) const;
     void launch(const CudaProgram& program, const BoundLaunch& bound, CUstream stream, bool may_overlap) const;
     void run_on_host(const CudaProgram& program, const Instance& instance, size_t step, CUstream stream);
