@@ -40,6 +40,10 @@ std::vector<Case> cases() {
     add("where", "pointwise",
         "input %p : bool[4, 1, 8]\n" + floats("x", "4, 6, 8") +
             "const %c : float32[] = [-inf]\n%y = Where(%p, %c, %x)\noutput %y\n");
+    // Exporters' mask: a number that float16 does not hold stays one, not an infinity.
+    add("mask", "pointwise",
+        "input %p : bool[1, 1, 9]\n" + floats("x", "2, 5, 9") +
+            "const %c : float32[] = [-3.0e38]\n%y = Where(%p, %x, %c)\noutput %y\n");
     add("cast", "pointwise", "input %x : int64[4, 96]\n%y = Cast(%x) {to = 1}\noutput %y\n");
     add("compare", "pointwise", floats("x", "33") + floats("z", "33") + "%y = Less(%x, %z)\noutput %y\n");
     for (const char* n : {"10", "64", "197", "768", "1000", "4096", "50257", "100000"}) {

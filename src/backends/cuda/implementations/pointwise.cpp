@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "backends/cuda/implementations/strided.hpp"
 
@@ -35,6 +36,24 @@ StridedProblem problem_of(const RegionView& region, const Expression& expression
 }
 
 // As the inputs lie; constants and float32 memory are read in float32, whatever is stored elsewhere.
+/// Whether the region writes a number that float16 does not hold, as masks do that exporters fill with -3.4e38: its
+/// result then stays float32.
+bool exceeds_f16(const RegionView& region) {
+    constexpr double kLargest = 65504;
+    const auto exceeds = [&](const Value* value) {
+        const auto constant = region.constant(value);
+        if (constant == nullptr || constant->size() != 1 || constant->dtype() != DType::f32) return false;
+        const double x = std::fabs(constant->at_double(0));
+        return x > kLargest && std::isfinite(x);
+    };
+    const auto reads = [&](const Node& node) {
+        return std::any_of(node.inputs().begin(), node.inputs().end(), exceeds);
+    };
+    if (!region.has_body()) return reads(region.node());
+    const auto& nodes = region.body().nodes();
+    return std::any_of(nodes.begin(), nodes.end(), [&](const auto& node) { return reads(*node); });
+}
+
 Formats formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
     Formats result = following_formats(region, available, environment);
     for (size_t i = 0; i < result.inputs.size(); ++i) {
@@ -45,6 +64,9 @@ Formats formats(const RegionView& region, std::span<const Format> available, con
         else if (is_small_float(available[i].dtype))
             result.inputs[i].dtype = available[i].dtype;
     }
+    if (environment.storage == DType::f16 && exceeds_f16(region))
+        for (size_t i = 0; i < result.outputs.size(); ++i)
+            if (region.node().outputs()[i]->type.dtype == DType::f32) result.outputs[i].dtype = DType::f32;
     return result;
 }
 
