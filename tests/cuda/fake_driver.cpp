@@ -183,15 +183,30 @@ void fill(Driver& d) {
         *graph = reinterpret_cast<CUgraph>(std::exchange(g_state->capturing, nullptr));
         return CUresult{kSuccess};
     };
+    // An event is a flag: whether it was recorded outside of captures, or by a graph that was asked to.
     d.EventCreate = [](CUevent* event, unsigned) {
-        *event = nullptr;
+        *event = reinterpret_cast<CUevent>(new bool(false));
         ++g_state->live_events;
         return CUresult{kSuccess};
     };
-    d.EventDestroy = [](CUevent) { return --g_state->live_events, CUresult{kSuccess}; };
-    d.EventRecord = [](CUevent, CUstream) { return CUresult{kSuccess}; };
+    d.EventDestroy = [](CUevent event) {
+        delete reinterpret_cast<bool*>(event);
+        return --g_state->live_events, CUresult{kSuccess};
+    };
+    d.EventRecord = [](CUevent event, CUstream) {
+        *reinterpret_cast<bool*>(event) = g_state->capturing == nullptr;
+        return CUresult{kSuccess};
+    };
+    d.EventRecordWithFlags = [](CUevent event, CUstream, unsigned flags) {
+        *reinterpret_cast<bool*>(event) = (g_state->capturing != nullptr) == (flags == kEventRecordExternal);
+        return CUresult{kSuccess};
+    };
     d.EventSynchronize = [](CUevent) { return CUresult{kSuccess}; };
-    d.EventElapsedTime = [](float* milliseconds, CUevent, CUevent) { return *milliseconds = 1, CUresult{kSuccess}; };
+    d.EventElapsedTime = [](float* milliseconds, CUevent a, CUevent b) {
+        *milliseconds = 1;
+        const bool recorded = *reinterpret_cast<bool*>(a) && *reinterpret_cast<bool*>(b);
+        return CUresult{recorded ? kSuccess : kErrorInvalidValue};
+    };
     d.ModuleLoadData = [](CUmodule* module, const void*) {
         ++g_state->owner->counts.modules;
         ++g_state->live_modules;

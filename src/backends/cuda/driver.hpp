@@ -44,7 +44,7 @@ enum class FunctionAttribute : int {
 };
 enum class MemoryType : unsigned { host = 1, device = 2, unified = 4 };
 constexpr int kPointerMemoryType = 2, kPointerDeviceOrdinal = 9;
-constexpr unsigned kStreamDefault = 0, kEventDefault = 0;
+constexpr unsigned kStreamDefault = 0, kEventDefault = 0, kEventRecordExternal = 1;
 constexpr int kCaptureRelaxed = 2;
 
 struct alignas(8) CUlaunchAttribute {
@@ -114,6 +114,7 @@ struct Driver {
     CUresult (*EventCreate)(CUevent*, unsigned flags);
     CUresult (*EventDestroy)(CUevent);
     CUresult (*EventRecord)(CUevent, CUstream);
+    CUresult (*EventRecordWithFlags)(CUevent, CUstream, unsigned flags);
     CUresult (*EventSynchronize)(CUevent);
     CUresult (*EventElapsedTime)(float* milliseconds, CUevent, CUevent);
     CUresult (*ModuleLoadData)(CUmodule*, const void*);

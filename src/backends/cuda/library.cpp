@@ -156,6 +156,7 @@ void resolve_driver(Driver& d, Resolver& get) {
     get(d.EventCreate, "cuEventCreate");
     get(d.EventDestroy, "cuEventDestroy_v2");
     get(d.EventRecord, "cuEventRecord");
+    get(d.EventRecordWithFlags, "cuEventRecordWithFlags");
     get(d.EventSynchronize, "cuEventSynchronize");
     get(d.EventElapsedTime, "cuEventElapsedTime");
     get(d.ModuleLoadData, "cuModuleLoadData");

@@ -91,8 +91,10 @@ class Events {
     }
     Events(const Events&) = delete;
     Events& operator=(const Events&) = delete;
-    void record(size_t i, CUstream stream) {
-        gpu_.check(gpu_.driver().EventRecord(events_[i], stream), "recording an event");
+    /// In a capture, a node of the graph that records the event whenever the graph runs.
+    void record(size_t i, CUstream stream, bool captured) {
+        gpu_.check(gpu_.driver().EventRecordWithFlags(events_[i], stream, captured ? kEventRecordExternal : 0),
+                   "recording an event");
     }
     double seconds_since_first(size_t i) const {
         float milliseconds = 0;
@@ -551,13 +553,13 @@ void State::run_profiled(const CudaProgram& program, std::span<const void* const
     Events events(gpu_, steps.size() + 1);
     const bool on_gpu = std::none_of(steps.begin(), steps.end(), [](const Step& s) { return bool(s.kernel.host); });
     const auto enqueue = [&] {
-        events.record(0, own_);
+        events.record(0, own_, on_gpu);
         size_t next = 0;
         for (size_t s = 0; s < steps.size(); ++s) {
             if (steps[s].kernel.host) run_on_host(program, instance, s, own_);
             for (; next < instance.launches.size() && instance.launches[next].step == s; ++next)
                 launch(program, instance.launches[next], own_, false);
-            events.record(s + 1, own_);
+            events.record(s + 1, own_, on_gpu);
         }
     };
     CUgraphExec executable = nullptr;
