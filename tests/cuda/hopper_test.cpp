@@ -89,6 +89,17 @@ TEST(Wgmma, ChoosesLargeTilesForLargeProductsAndSplitsSmallOnes) {
     for (const Tactic& tactic : small.tactics()) EXPECT_EQ(tactic.name.find('k'), std::string::npos) << tactic.name;
 }
 
+TEST(Wgmma, IsExpectedToBeatProductsWithoutTensorCores) {
+    for (const std::string& text :
+         {kMlp, kResidual, product_text(1, 1000, 2048, "%y = Relu(%p)"), conv_text(1, 64, 56, 56, 64, 3, 1, 1),
+          conv_text(1, 512, 7, 7, 512, 3, 1, 1), conv_text(1, 16, 112, 112, 96, 1, 1, 0)}) {
+        const Subject subject(text);
+        ASSERT_EQ(families::kConvSimt.can_implement(*subject.region, subject.environment), Refusal::none) << text;
+        const auto others = families::kConvSimt.tactics(*subject.region, subject.environment);
+        EXPECT_LT(subject.tactics().front().seconds, others.front().seconds) << text;
+    }
+}
+
 // The bounding box of an im2col map holds each output pixel's first tap: w and h, strides and asymmetric sizes apart.
 TEST(Wgmma, BoundsTheImage) {
     const Subject subject(conv_text(2, 64, 15, 22, 64, 3, 2, 1));

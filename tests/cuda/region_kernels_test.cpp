@@ -1,5 +1,6 @@
-// Kernels of point-wise regions, rows, reductions, windows and movement: each compiles for every architecture, within
-// its stated bound of registers and without spills; emulated on the host, each agrees with the reference interpreter.
+// Kernels of point-wise regions, rows, reductions, windows, movement, products and convolutions: each compiles for
+// every architecture, within its stated bound of registers and without spills; emulated on the host, each agrees with
+// the reference interpreter.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -123,12 +124,67 @@ std::vector<Case> cases() {
         true);
     add("pad_inner", "pad", floats("x", "3, 5") + "const %p : int64[4] = [0, 1, 0, 2]\n%y = Pad(%x, %p)\noutput %y\n");
     add("gather", "gather", floats("x", "100, 64") + "input %i : int64[2, 7]\n%y = Gather(%x, %i)\noutput %y\n");
+    const auto weights = [](const std::string& name, const std::string& dims) {
+        return "const %" + name + " : float32[" + dims + "] = dense<0>\n";
+    };
+    add("conv_stem", "simt",
+        floats("x", "2, 3, 19, 17") + weights("w", "24, 3, 3, 3") + weights("b", "24") +
+            "%c = Conv(%x, %w, %b) {strides = [2, 2], pads = [1, 1, 1, 1]}\n%y = Relu(%c)\noutput %y\n");
+    add("conv_odd", "simt",
+        floats("x", "1, 13, 9, 7") + weights("w", "7, 13, 3, 2") +
+            "%y = Conv(%x, %w) {strides = [2, 1], dilations = [2, 1], pads = [2, 0, 1, 2]}\noutput %y\n",
+        true);
+    add("conv_groups", "simt",
+        floats("x", "1, 32, 9, 7") + floats("r", "1, 48, 9, 7") + weights("w", "48, 8, 3, 3") + weights("b", "48") +
+            "%c = Conv(%x, %w, %b) {group = 4, pads = [1, 1, 1, 1]}\n%y = Add(%c, %r)\noutput %y\n",
+        true);
+    add("conv_line", "simt",
+        floats("x", "2, 5, 33") + weights("w", "66, 5, 5") +
+            "%y = Conv(%x, %w) {dilations = [3], pads = [6, 6]}\noutput %y\n");
+    add("conv_transpose", "simt",
+        floats("x", "2, 12, 6, 5") + weights("w", "12, 5, 3, 3") + weights("b", "10") +
+            "%c = ConvTranspose(%x, %w, %b) {group = 2, strides = [2, 3], pads = [1, 0, 1, 1], output_padding = [1, "
+            "0], "
+            "dilations = [1, 2]}\n%y = Sigmoid(%c)\noutput %y\n",
+        true);
+    add("gemm_turned", "simt",
+        floats("x", "37, 19") + weights("w", "30, 19") + weights("b", "30") +
+            "%c = Gemm(%x, %w, %b) {transB = 1, alpha = 0.5}\n%y = Tanh(%c)\noutput %y\n");
+    add("gemm_activations", "simt",
+        floats("x", "36, 20") + floats("z", "140, 36") + "%y = Gemm(%x, %z) {transA = 1, transB = 1}\noutput %y\n");
+    add("matmul_rows", "simt",
+        floats("x", "3, 50, 28") + weights("w", "28, 132") + floats("r", "3, 50, 132") +
+            "%c = MatMul(%x, %w)\n%y = Add(%c, %r)\noutput %y\n");
+    add("matmul_batch", "simt",
+        floats("x", "2, 3, 21, 20") + floats("z", "2, 3, 20, 33") + "%y = MatMul(%x, %z)\noutput %y\n");
+    add("matmul_broadcast", "simt",
+        floats("x", "2, 1, 70, 16") + floats("z", "3, 16, 8") + "%y = MatMul(%x, %z)\noutput %y\n");
     return result;
+}
+
+Tensor random_tensor(const Type& type, unsigned seed, DType storage) {
+    std::mt19937 random(seed);
+    Tensor tensor(type.dtype, *static_dims(*type.shape));
+    std::normal_distribution<double> normal;
+    for (int64_t i = 0; i < tensor.size(); ++i)
+        tensor.set_double(i, type.dtype == DType::f32       ? normal(random)
+                             : type.dtype == DType::boolean ? static_cast<double>(random() % 2)
+                                                            : static_cast<double>(random() % 7) - 3);
+    if (type.dtype != DType::f32 || storage == DType::f32) return tensor;
+    // What memory can hold: the reference computes from the same values.
+    const Tensor rounded = stored(tensor, {Layout::plain, storage});
+    for (int64_t i = 0; i < tensor.size(); ++i) tensor.set_double(i, rounded.at_double(i));
+    return tensor;
 }
 
 std::unique_ptr<Graph> parse(const std::string& text) {
     auto graph = parse_graph("graph \"g\" {\n" + text + "}");
     passes::form_regions(*graph);
+    // Weights that every storage type holds.
+    unsigned seed = 100;
+    for (Value* value : graph->nodes().front()->inputs())
+        if (value != nullptr && value->is_constant() && value->type.dtype == DType::f32 && value->constant->size() > 4)
+            value->constant = std::make_shared<Tensor>(random_tensor(value->type, ++seed, DType::f16));
     return graph;
 }
 
@@ -149,7 +205,10 @@ CudaKernel compile(const Case& c, const Graph& graph, const Environment& environ
         EXPECT_EQ(implementation->name, c.implementation) << c.name;
         const Formats chosen = implementation->formats(region, available, environment);
         if (formats != nullptr) *formats = chosen;
-        return implementation->compile(region, chosen, "", environment);
+        const std::string tactic = implementation->tactics != nullptr
+                                       ? implementation->tactics(region, environment).front().name
+                                       : std::string();
+        return implementation->compile(region, chosen, tactic, environment);
     }
     return {};
 }
@@ -178,21 +237,6 @@ class Buffer {
     uint8_t* begin_;
     int64_t bytes_;
 };
-
-Tensor random_tensor(const Type& type, unsigned seed, DType storage) {
-    std::mt19937 random(seed);
-    Tensor tensor(type.dtype, *static_dims(*type.shape));
-    std::normal_distribution<double> normal;
-    for (int64_t i = 0; i < tensor.size(); ++i)
-        tensor.set_double(i, type.dtype == DType::f32       ? normal(random)
-                             : type.dtype == DType::boolean ? static_cast<double>(random() % 2)
-                                                            : static_cast<double>(random() % 7) - 3);
-    if (type.dtype != DType::f32 || storage == DType::f32) return tensor;
-    // What memory can hold: the reference computes from the same values.
-    const Tensor rounded = stored(tensor, {Layout::plain, storage});
-    for (int64_t i = 0; i < tensor.size(); ++i) tensor.set_double(i, rounded.at_double(i));
-    return tensor;
-}
 
 // A kernel's source without what may stand once in a unit, and a function that calls it with its parameters.
 std::string emulated(std::string source, const std::string& name, const std::string& number,
@@ -230,6 +274,7 @@ TEST(RegionKernelsEmulated, AgreeWithTheReference) {
         Formats formats;
     };
     std::vector<Run> runs;
+    PackedStore packed;
     std::map<std::string, std::string> numbers;  // source -> number
     std::string source;
     std::set<std::string> headers;
@@ -240,6 +285,7 @@ TEST(RegionKernelsEmulated, AgreeWithTheReference) {
             environment.arch = {9, 0, true};
             environment.device = known_device(environment.arch)->properties;
             environment.storage = storage;
+            environment.packed = &packed;
             Run run{c, storage, parse(c.graph), {}, {}};
             run.kernel = compile(c, *run.graph, environment, &run.formats);
             for (const Launch& launch : run.kernel.launches) {
@@ -324,6 +370,7 @@ TEST_P(RegionKernels, CompileWithinTheirBounds) {
     const auto arch = *Arch::parse(GetParam());
     std::set<std::string> seen;
     bool compiled = false;
+    PackedStore packed;
     for (const Case& c : cases()) {
         const auto graph = parse(c.graph);
         for (const DType storage : {DType::f32, DType::f16, DType::bf16}) {
@@ -331,6 +378,7 @@ TEST_P(RegionKernels, CompileWithinTheirBounds) {
             environment.arch = arch;
             environment.device = known_device(arch)->properties;
             environment.storage = storage;
+            environment.packed = &packed;
             const CudaKernel kernel = compile(c, *graph, environment);
             ASSERT_FALSE(kernel.launches.empty()) << c.name;
             // bfloat16 differs from half in conversions only.

@@ -16,9 +16,10 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kDepthwise, &kWgmma, &kReference}},
-    {"Gemm", {&kWgmma, &kReference}},
-    {"MatMul", {&kWgmma, &kReference}},
+    {"Conv", {&kDepthwise, &kWgmma, &kConvSimt, &kReference}},
+    {"ConvTranspose", {&kConvSimt, &kReference}},
+    {"Gemm", {&kWgmma, &kConvSimt, &kReference}},
+    {"MatMul", {&kWgmma, &kConvSimt, &kReference}},
     {"Attention", {&kAttention, &kAttentionSimt, &kReference}},
     {"Softmax", {&kSoftmax, &kReference}},
     {"LogSoftmax", {&kLogSoftmax, &kReference}},
