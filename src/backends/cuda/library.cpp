@@ -108,6 +108,15 @@ Opened open_library(std::span<const char* const> names, const char* symbol) {
     return {};
 }
 
+/// NVRTC opens its builtins by name when it compiles, along the loader's path of whoever calls dlopen for it, which
+/// need not be its own (a sanitizer's wrapper, say): opened beforehand, they are found by that name.
+void open_builtins(const fs::path& nvrtc) {
+    std::error_code error;
+    for (const fs::directory_entry& entry : fs::directory_iterator(nvrtc.parent_path(), error))
+        if (entry.path().filename().string().starts_with("libnvrtc-builtins.so"))
+            dlopen(entry.path().c_str(), RTLD_LAZY | RTLD_LOCAL);
+}
+
 /// Fills in one function; the names that are missing are collected.
 class Resolver {
   public:
@@ -228,6 +237,7 @@ struct OpenNvrtc {
             return;
         }
         report.path = opened.path;
+        open_builtins(opened.path);
         Resolver get(opened.handle);
         get(table.Version, "nvrtcVersion");
         get(table.GetErrorString, "nvrtcGetErrorString");
