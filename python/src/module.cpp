@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdio>
 #include <mutex>
 
 #include "backends/cuda/gpu.hpp"
@@ -406,7 +407,9 @@ NB_MODULE(_planish, m) {
         std::vector<const char*> argv;
         for (const std::string& argument : arguments) argv.push_back(argument.c_str());
         const nb::gil_scoped_release release;
-        return cli::run(static_cast<int>(argv.size()), argv.data());
+        const int code = cli::run(static_cast<int>(argv.size()), argv.data());
+        std::fflush(stdout);  // the process goes on: what was printed belongs before what Python prints
+        return code;
     });
 }
 
