@@ -33,6 +33,18 @@ Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std
     });
 }
 
+std::shared_ptr<const Tensor> PackedStore::derived(const std::shared_ptr<const Tensor>& constant,
+                                                   const std::string& form,
+                                                   const std::function<std::shared_ptr<const Tensor>()>& make) {
+    const std::lock_guard lock(mutex_);
+    const std::pair key(constant.get(), form);
+    if (const auto it = entries_.find(key); it != entries_.end() && !it->second.constant.expired())
+        return it->second.derived;
+    std::shared_ptr<const Tensor> made = make();
+    entries_[key] = {constant, *made, made};
+    return made;
+}
+
 // Slabs grow, so that a small network does not take the memory of a large one.
 Tensor PackedStore::allocate(int64_t count) {
     constexpr size_t kFirstSlab = size_t{512} << 10, kSlab = size_t{8} << 20;

@@ -31,6 +31,9 @@ class PackedStore {
     /// each 4 KiB.
     Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout, int64_t count,
                const std::function<void(std::span<float>)>& fill);
+    /// A constant that is made of `constant`, the same one each time. `form` is the grammar of what is done to it.
+    std::shared_ptr<const Tensor> derived(const std::shared_ptr<const Tensor>& constant, const std::string& form,
+                                          const std::function<std::shared_ptr<const Tensor>()>& make);
     /// Of the forms that were made here: weights that are stored packed cost nothing twice.
     int64_t bytes() const;
 
@@ -38,6 +41,7 @@ class PackedStore {
     struct Entry {
         std::weak_ptr<const Tensor> constant;
         Tensor packed;
+        std::shared_ptr<const Tensor> derived = nullptr;  // whose memory `packed` is; null: of a packed form
     };
     Tensor allocate(int64_t count);
 

@@ -45,6 +45,7 @@ std::span<const Pass> specialise_pipeline() {
         {"merge-common-subexpressions", "folded shapes make computations equal", merge_common_subexpressions},
         {"eliminate-dead-code", "folded shape arithmetic", eliminate_dead_code},
         {"form-regions", "regions hide their ops from all passes before", form_regions},
+        {"form-quantized-regions", "around the regions that float kernels know", form_quantized_regions},
         {"slice-attention", "after all that moves slices", slice_attention},
         {"chain-convolutions", "its links are convolutions with their epilogues", chain_convolutions},
         {"fuse-reductions", "what is fused is a whole point-wise region that no product has taken", fuse_reductions},

@@ -10,6 +10,7 @@
 
 #include "backends/cpu/program.hpp"
 #include "backends/cpu/roofline.hpp"
+#include "backends/quantized.hpp"
 #include "base/thread_pool.hpp"
 #include "ir/canonical.hpp"
 #include "passes/inline_region.hpp"
@@ -89,6 +90,7 @@ class Compiler {
         for (size_t i = 0; i < work.size(); ++i) {
             const auto [node, parent] = work[i];
             if (is_alias(*node)) continue;
+            if (decode_constant(graph, node, *environment_.packed)) continue;
             const int index = add_region(*node, parent);
             Choice choice = choose(*node, parts_.regions[static_cast<size_t>(index)]);
             if (choice.implementation == nullptr) {

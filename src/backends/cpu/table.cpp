@@ -1,14 +1,18 @@
 // Which implementations an op has, best first. The reference closes every list.
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 
 #include "backends/cpu/implementation.hpp"
+#include "backends/quantized.hpp"
 
 namespace planish::cpu {
 namespace {
 
 using namespace families;
+
+using List = std::span<const Implementation* const>;
 
 struct Row {
     std::string_view op;
@@ -53,11 +57,27 @@ constexpr Row kRows[] = {
     {"Gather", {&kGather, &kReference}},
 };
 
+// What of a region of kind "quantized" has integer kernels, by the op that names its inner node.
+constexpr Row kQuantizedRows[] = {
+    {"", {}},
+};
+
 // Regions of regions; refused: those inside stand for themselves.
 constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kReductions[] = {&kReductionRegion};
 constexpr const Implementation* kSlicedAttention[] = {&kAttention};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
+constexpr List kNone;
+
+std::optional<List> find(std::span<const Row> rows, const RegionView& region) {
+    const OpDef& op = region.root().op();
+    for (const Row& row : rows) {
+        if (!op.domain.empty() || row.op != op.name) continue;
+        const auto end = std::find(row.list.begin(), row.list.end(), nullptr);
+        return List{row.list.data(), static_cast<size_t>(end - row.list.begin())};
+    }
+    return std::nullopt;
+}
 
 }  // namespace
 
@@ -65,15 +85,11 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     if (region.has_body() && region.node().text("kind") == "conv_chain") return kChains;
     if (region.has_body() && region.node().text("kind") == "attention") return kSlicedAttention;
     if (region.has_body() && region.node().text("kind") == "reduction") return kReductions;
-    const Node& root = region.root();
-    if (root.op().domain.empty()) {
-        for (const Row& row : kRows) {
-            if (row.op != root.op().name) continue;
-            const auto end = std::find(row.list.begin(), row.list.end(), nullptr);
-            return {row.list.data(), static_cast<size_t>(end - row.list.begin())};
-        }
+    if (region.has_body() && region.node().text("kind") == "quantized") {
+        const auto quantized = QuantizedRegion::read(region);
+        return quantized ? find(kQuantizedRows, quantized->inner()).value_or(kNone) : kNone;
     }
-    return kOthers;
+    return find(kRows, region).value_or(kOthers);
 }
 
 }  // namespace planish::cpu

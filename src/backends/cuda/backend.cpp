@@ -11,6 +11,7 @@
 
 #include "backends/cuda/convert.hpp"
 #include "backends/cuda/program.hpp"
+#include "backends/quantized.hpp"
 #include "ir/canonical.hpp"
 #include "passes/inline_region.hpp"
 #include "planish/error.hpp"
@@ -104,6 +105,7 @@ class Compiler {
         for (size_t i = 0; i < work.size(); ++i) {
             const auto [node, parent] = work[i];
             if (is_alias(*node)) continue;
+            if (decode_constant(graph, node, *parts_.environment.packed)) continue;
             const int index = add_region(*node, parent);
             Choice choice = choose(*node, parts_.regions[static_cast<size_t>(index)]);
             if (!choice.candidate) {

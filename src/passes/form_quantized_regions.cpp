@@ -1,0 +1,113 @@
+// Form quantised regions: a node between quantised tensors becomes one Region node with the DequantizeLinear nodes
+// before and the QuantizeLinear node behind it: what a backend runs on integers.
+//
+//   y = Q(f(DQ(x), DQ(w), b))   ->   y = Region(x, w, b) { Q(f(DQ(x), DQ(w), b)) }
+//
+// f is a node or a region of form_regions. A product joins when both of its factors are quantised, anything else of the
+// list below when a value that it reads or the only one that it makes is. A DequantizeLinear that several nodes read is
+// copied into each of their regions. A backend without integer kernels dissolves the region and finds f again.
+#include <algorithm>
+#include <array>
+
+#include "passes/pass.hpp"
+#include "passes/rewrite.hpp"
+
+namespace planish::passes {
+namespace {
+
+constexpr std::string_view kProducts[] = {"Conv", "Gemm", "MatMul"};
+constexpr std::string_view kReductions[] = {"AveragePool", "GlobalAveragePool", "ReduceMean"};
+constexpr std::string_view kRows[] = {"LayerNormalization", "RMSNormalization", "Softmax"};
+
+bool is_scalar_constant(const Value* value) {
+    return value == nullptr || (value->is_constant() && value->constant->size() == 1);
+}
+
+/// DequantizeLinear of an 8-bit tensor to float32, its scale a constant.
+Node* decoder(const Value* value) {
+    Node* dq = producer(value, "DequantizeLinear");
+    if (dq == nullptr || value->type.dtype != DType::f32 || !value->has_static_shape()) return nullptr;
+    const DType stored = dq->input(0)->type.dtype;
+    const bool constant = dq->input(1)->is_constant() && (dq->input(2) == nullptr || dq->input(2)->is_constant());
+    return (stored == DType::u8 || stored == DType::i8) && constant && dq->integer("block_size") == 0 ? dq : nullptr;
+}
+
+/// The only reader of `value`, when it stores it as 8 bits with one scale.
+Node* encoder(const Graph& graph, const Value* value) {
+    Node* q = only_reader(graph, value, "QuantizeLinear");
+    if (q == nullptr || value->type.dtype != DType::f32 || q->input(0) != value) return nullptr;
+    const DType stored = q->output()->type.dtype;
+    const bool whole = q->input(1)->is_constant() && is_scalar_constant(q->input(1)) && is_scalar_constant(q->input(2));
+    return (stored == DType::u8 || stored == DType::i8) && whole ? q : nullptr;
+}
+
+/// The node that names what `node` computes: its region's product, or itself.
+const Node& root_of(const Node& node) {
+    return node.is("Region", "planish") && node.text("kind") != "pointwise" ? *node.subgraph("body")->nodes().front()
+                                                                            : node;
+}
+
+bool is_one_of(const Node& node, std::span<const std::string_view> ops) {
+    return node.op().domain.empty() && std::find(ops.begin(), ops.end(), node.op().name) != ops.end();
+}
+
+/// Whether integer kernels may take it, as far as its own kind says.
+bool is_candidate(const Node& node) {
+    if (node.outputs().size() != 1) return false;
+    if (node.is("Region", "planish")) {
+        const std::string& kind = node.text("kind");
+        return kind == "conv" || kind == "matmul" || kind == "pointwise";
+    }
+    if (node.is("QuantizeLinear") || node.is("DequantizeLinear")) return false;
+    return is_one_of(node, kProducts) || is_one_of(node, kReductions) || is_one_of(node, kRows) ||
+           (has(node.op().traits, Trait::elementwise) && node.output()->type.dtype == DType::f32);
+}
+
+/// The node's own value that stands for an input of its product.
+const Value* factor(const Node& node, const Node& root, int i) {
+    if (&root == &node) return node.input(i);
+    const auto& inputs = node.subgraph("body")->inputs();
+    const auto at = std::find(inputs.begin(), inputs.end(), root.input(i));
+    return at == inputs.end() ? nullptr : node.input(static_cast<int>(at - inputs.begin()));
+}
+
+}  // namespace
+
+int form_quantized_regions(Graph& graph) {
+    int changes = 0;
+    for (Node* node : graph.node_list()) {
+        if (!is_candidate(*node)) continue;
+        const Node& root = root_of(*node);
+        if (is_one_of(root, kProducts)) {
+            const Value *x = factor(*node, root, 0), *w = factor(*node, root, 1);
+            if (x == nullptr || w == nullptr || !decoder(x) || !decoder(w)) continue;
+        }
+        std::vector<Node*> members;
+        std::vector<const Value*> met;
+        for (int i = 0; i < node->input_count(); ++i) {
+            Value* input = node->input(i);
+            Node* dq = decoder(input);
+            if (dq == nullptr) continue;
+            if (std::find(met.begin(), met.end(), input) != met.end()) continue;
+            met.push_back(input);
+            if (!only_use(graph, input)) {
+                Node* copy = graph.add_node(dq->op().name, {dq->inputs().begin(), dq->inputs().end()}, dq->attributes,
+                                            1, dq->name, node);
+                for (int j = i; j < node->input_count(); ++j)
+                    if (node->input(j) == input) graph.set_input(node, j, copy->output());
+                met.push_back(copy->output());
+                dq = copy;
+            }
+            members.push_back(dq);
+        }
+        members.push_back(node);
+        if (Node* q = encoder(graph, node->output())) members.push_back(q);
+        if (members.size() == 1) continue;
+        const std::vector<std::string> origins = origins_of(*node);
+        make_region(graph, members, *node, "quantized")->origins = origins;
+        ++changes;
+    }
+    return changes;
+}
+
+}  // namespace planish::passes

@@ -1,0 +1,144 @@
+// Form quantised regions: golden, copies of shared decoders, near misses, and dissolving.
+#include "passes/inline_region.hpp"
+#include "passes/pass_testing.hpp"
+
+namespace planish::passes::testing {
+namespace {
+
+int form(Graph& graph) {
+    form_regions(graph);
+    return form_quantized_regions(graph);
+}
+
+constexpr std::string_view kConvolution = R"(graph "g" {
+  input %x : uint8[1, 2, 4, 4]
+  const %s : float32[] = [0.5]
+  const %z : uint8[] = [3]
+  const %w : int8[3, 2, 1, 1] = [1, 2, -3, 5, 15, -7]
+  const %ws : float32[3] = [0.25, 0.5, 1.0]
+  const %b : float32[3] = [0.5, -1.0, 2.0]
+  const %t : float32[] = [0.125]
+  %xf = DequantizeLinear(%x, %s, %z) name "x_dq"
+  %wf = DequantizeLinear(%w, %ws) {axis = 0} name "w_dq"
+  %c = Conv(%xf, %wf, %b) name "conv"
+  %r = Relu(%c) name "relu"
+  %y = QuantizeLinear(%r, %t, %z) name "y_q"
+  output %y
+})";
+
+TEST(FormQuantizedRegions, Golden) {
+    expect_becomes(form, kConvolution, R"(graph "g" {
+  input %x : uint8[1, 2, 4, 4]
+  const %s : float32[] = [0.5]
+  const %z : uint8[] = [3]
+  const %w : int8[3, 2, 1, 1] = [1, 2, -3, 5, 15, -7]
+  const %ws : float32[3] = [0.25, 0.5, 1.0]
+  const %b : float32[3] = [0.5, -1.0, 2.0]
+  const %t : float32[] = [0.125]
+  %y = planish.Region(%x, %w, %ws, %b) {body = graph "conv" {
+    input %x : uint8[1, 2, 4, 4]
+    input %w : int8[3, 2, 1, 1]
+    input %ws : float32[3]
+    input %b : float32[3]
+    const %s : float32[] = [0.5]
+    const %z : uint8[] = [3]
+    const %t : float32[] = [0.125]
+    %xf = DequantizeLinear(%x, %s, %z) name "x_dq"
+    %wf = DequantizeLinear(%w, %ws) {axis = 0} name "w_dq"
+    %r = planish.Region(%xf, %wf, %b) {body = graph "conv" {
+      input %xf : float32[1, 2, 4, 4]
+      input %wf : float32[3, 2, 1, 1]
+      input %b : float32[3]
+      %c = Conv(%xf, %wf, %b) name "conv"
+      %r = Relu(%c) name "relu"
+      output %r
+    }, kind = "conv"} name "conv" origins ["conv", "relu"]
+    %y = QuantizeLinear(%r, %t, %z) name "y_q"
+    output %y
+  }, kind = "quantized"} name "conv" origins ["conv", "relu"]
+  output %y
+})");
+}
+
+TEST(FormQuantizedRegions, DissolvingComputesTheSame) {
+    const auto plain = parse_graph(kConvolution);
+    auto regions = parse_graph(kConvolution);
+    form(*regions);
+    expect_same_results(*plain, *regions, 0);
+    for (int depth = 0; depth < 2; ++depth)
+        for (Node* node : regions->node_list())
+            if (node->is("Region", "planish")) inline_region(*regions, node);
+    check(*regions);
+    expect_same_results(*plain, *regions, 0);
+}
+
+TEST(FormQuantizedRegions, EveryReaderGetsItsOwnDecoder) {
+    const auto graph = after(form, R"(graph "g" {
+  input %x : uint8[1, 2, 4, 4]
+  const %s : float32[] = [0.5]
+  const %w : int8[2, 2, 1, 1] = [1, 2, -3, 5]
+  const %ws : float32[2] = [0.25, 0.5]
+  %xf = DequantizeLinear(%x, %s)
+  %wf = DequantizeLinear(%w, %ws) {axis = 0}
+  %a = Conv(%xf, %wf) name "a"
+  %b = Conv(%xf, %wf) {pads = [1, 1, 1, 1], strides = [2, 2]} name "b"
+  %y = Add(%a, %xf) name "sum"
+  output %y
+  output %b
+})");
+    ASSERT_EQ(graph->nodes().size(), 2u) << print(*graph);
+    for (const auto& node : graph->nodes()) {
+        EXPECT_EQ(node->text("kind"), "quantized");
+        EXPECT_EQ(node->input(0), graph->inputs()[0]) << "its decoder is inside";
+    }
+}
+
+TEST(FormQuantizedRegions, AResultThatIsReadTwiceStaysFloat) {
+    const auto graph = after(form, R"(graph "g" {
+  input %x : uint8[1, 2, 4, 4]
+  const %s : float32[] = [0.5]
+  const %w : int8[2, 2, 1, 1] = [1, 2, -3, 5]
+  const %ws : float32[2] = [0.25, 0.5]
+  %xf = DequantizeLinear(%x, %s)
+  %wf = DequantizeLinear(%w, %ws) {axis = 0}
+  %a = Conv(%xf, %wf) name "a"
+  %q = QuantizeLinear(%a, %s)
+  output %a
+  output %q
+})");
+    ASSERT_EQ(graph->nodes().size(), 2u) << print(*graph);
+    EXPECT_EQ(graph->nodes().front()->output()->type.dtype, DType::f32);
+    EXPECT_TRUE(graph->nodes().back()->is("QuantizeLinear"));
+}
+
+TEST(FormQuantizedRegions, LeavesAloneWhatHasNoIntegerFactors) {
+    // Float weights; a factor whose scale is not a constant; blocks of scales; one that is decoded to another type.
+    expect_unchanged(form, R"(graph "g" {
+  input %x : uint8[1, 2, 4, 4]
+  input %s : float32[]
+  const %t : float32[] = [0.5]
+  const %w : float32[2, 2, 1, 1] = [1.0, 2.0, -3.0, 5.0]
+  const %v : int8[2, 2, 1, 1] = [1, 2, -3, 5]
+  const %vs : float32[2] = [0.25, 0.5]
+  %xt = DequantizeLinear(%x, %t)
+  %xs = DequantizeLinear(%x, %s)
+  %vf = DequantizeLinear(%v, %vs) {axis = 0}
+  %a = Conv(%xt, %w)
+  %b = Conv(%xs, %vf)
+  output %a
+  output %b
+})");
+    expect_unchanged(form, R"(graph "g" {
+  input %x : uint8[2, 4]
+  const %t : float32[] = [0.5]
+  const %w : int8[4, 2] = [1, 2, -3, 5, 1, 2, 3, 4]
+  const %ws : float32[2, 2] = [0.25, 0.5, 1.0, 2.0]
+  %xf = DequantizeLinear(%x, %t)
+  %wf = DequantizeLinear(%w, %ws) {axis = 0, block_size = 2}
+  %y = MatMul(%xf, %wf)
+  output %y
+})");
+}
+
+}  // namespace
+}  // namespace planish::passes::testing
