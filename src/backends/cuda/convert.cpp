@@ -15,22 +15,6 @@ bool is_convertible(DType dtype) {
     return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
 }
 
-/// Moving bytes needs the size of an element only: fewer kernels.
-std::string_view moved_type(DType dtype) {
-    switch (byte_size(dtype, 1)) {
-        case 1:
-            return "unsigned char";
-        case 2:
-            return "unsigned short";
-        case 4:
-            return "unsigned";
-        case 8:
-            return "unsigned long long";
-        default:
-            fail(ErrorCode::internal, "no moves of " + std::string(to_string(dtype)) + " on a GPU");
-    }
-}
-
 unsigned blocks(int64_t count, int64_t each) {
     return static_cast<unsigned>((count + each - 1) / each);
 }
@@ -67,8 +51,8 @@ CudaKernel make_convert_kernel(const Dims& dims, Format from, Format to) {
             grid = {blocks(params.columns, 32), blocks(params.rows, 32), images};
         }
     }
-    const std::string from_type(same ? moved_type(from.dtype) : cuda_type(from.dtype)),
-        to_type(same ? moved_type(to.dtype) : cuda_type(to.dtype));
+    const std::string from_type(same ? moved_type(byte_size(from.dtype, 1)) : cuda_type(from.dtype)),
+        to_type(same ? moved_type(byte_size(to.dtype, 1)) : cuda_type(to.dtype));
     KernelSpec spec;
     spec.name = std::string(function) + "_" +
                 (same ? "b" + std::to_string(bit_width(from.dtype))

@@ -403,4 +403,31 @@ std::optional<EpilogueCode> read_epilogue(const RegionView& region, int64_t chan
     return code;
 }
 
+int EpilogueCode::tensors() const {
+    return static_cast<int>(
+        std::count_if(operands.begin(), operands.end(), [](const Operand& o) { return !o.channel; }));
+}
+
+void set_epilogue_formats(Formats& formats, const EpilogueCode& epilogue) {
+    for (const auto& operand : epilogue.operands)
+        formats.inputs[static_cast<size_t>(operand.input)] =
+            operand.channel ? Format{Layout::plain, DType::f32} : formats.outputs[0];
+}
+
+void bind_epilogue(CudaKernel& kernel, Launch& launch, size_t offset, const EpilogueCode& epilogue,
+                   std::initializer_list<int> read) {
+    for (size_t i = 0; i < epilogue.operands.size(); ++i) {
+        const auto& operand = epilogue.operands[i];
+        launch.bind(offset + i * sizeof(void*), input(operand.input));
+        if (!operand.channel && std::find(read.begin(), read.end(), operand.input) == read.end())
+            kernel.in_place.push_back(operand.input);
+    }
+}
+
+std::optional<int> optional_input(const RegionView& region, const Value* value) {
+    if (value == nullptr) return -1;
+    const int input = region.input_index(value);
+    return input >= 0 ? std::optional(input) : std::nullopt;
+}
+
 }  // namespace planish::cuda

@@ -4,6 +4,7 @@
 // and integers in their own type.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,6 +43,8 @@ struct EpilogueCode {
     std::string source;
     std::vector<Operand> operands;
     int operations = 0;
+
+    int tensors() const;  ///< operands that are
 };
 
 /// `channel_axis` is the logical axis of the root's output that channel operands run along. `bias`: an input of the
@@ -49,5 +52,17 @@ struct EpilogueCode {
 /// without a body has the identity.
 std::optional<EpilogueCode> read_epilogue(const RegionView& region, int64_t channel_axis,
                                           const Environment& environment, std::optional<int> bias = {});
+
+/// The formats of the epilogue's operands: float32 for each channel, as sums are; tensors lie as output 0 does.
+void set_epilogue_formats(Formats& formats, const EpilogueCode& epilogue);
+
+/// Binds the operands to the array of addresses at `offset` in the launch's parameters. Output 0 may take over a tensor
+/// operand's memory, except that of inputs which threads read in another order: `read`.
+void bind_epilogue(CudaKernel& kernel, Launch& launch, size_t offset, const EpilogueCode& epilogue,
+                   std::initializer_list<int> read);
+
+/// The input of the region that `value`, an optional operand of its root, is; -1 when it is left out. nullopt: it is
+/// computed inside of the region.
+std::optional<int> optional_input(const RegionView& region, const Value* value);
 
 }  // namespace planish::cuda

@@ -94,6 +94,23 @@ std::string_view cuda_type(DType dtype) {
     }
 }
 
+std::string_view moved_type(int64_t bytes) {
+    switch (bytes) {
+        case 1:
+            return "unsigned char";
+        case 2:
+            return "unsigned short";
+        case 4:
+            return "unsigned";
+        case 8:
+            return "unsigned long long";
+        case 16:
+            return "planish::Bytes16";
+        default:
+            fail(ErrorCode::internal, "no moves of " + std::to_string(bytes) + " bytes on a GPU");
+    }
+}
+
 std::string_view short_name(DType dtype) {
     switch (dtype) {
         case DType::f32:

@@ -13,6 +13,10 @@
 
 namespace planish::cuda {
 
+inline int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
 /// How a value lies in device memory.
 struct Format {
     Layout layout = Layout::plain;
@@ -80,6 +84,8 @@ Tensor stored(const Tensor& tensor, Format format);
 
 /// "float", "__half", "__nv_bfloat16", "long long", ...: an element type in CUDA C++.
 std::string_view cuda_type(DType dtype);
+/// The type that stands for elements of 1, 2, 4, 8 or 16 bytes where they are only moved: fewer kernels.
+std::string_view moved_type(int64_t bytes);
 /// "f32", "f16", ...: an element type in a kernel's name.
 std::string_view short_name(DType dtype);
 

@@ -19,9 +19,6 @@ constexpr double kLog2e = 1.4426950408889634;
 constexpr int kUnbounded = 1 << 29;  // positions differ by less, and sums with it do not overflow
 constexpr int64_t kMaxHeadDim = 256;
 
-int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 int64_t round_up(int64_t a, int64_t to) {
     return divide_up(a, to) * to;
 }

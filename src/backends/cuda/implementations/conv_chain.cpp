@@ -10,9 +10,6 @@
 namespace planish::cuda {
 namespace {
 
-int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 int64_t round_up(int64_t a, int64_t to) {
     return divide_up(a, to) * to;
 }
@@ -60,7 +57,7 @@ Refusal read_chain(const RegionView& region, const Environment& environment, Cha
             return Refusal::shape_not_handled;
         if (region.constant(node->input(view.input_index(view.root().input(1)))) == nullptr)
             return Refusal::weights_not_constant;
-        const auto bias = bias_input(view);
+        const auto bias = optional_input(view, view.root().input(2));
         auto epilogue = read_epilogue(view, 1, environment);
         if (!bias || !epilogue) return Refusal::post_op_not_handled;
         if (*bias >= 0 && region.constant(node->input(*bias)) == nullptr) return Refusal::weights_not_constant;
@@ -354,7 +351,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
                       "}};\n"
                       "extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ "
                       "planish::ConvChainParams p) {{\n    planish::conv_chain<Traits>(p);\n}}\n",
-                      device_type(dtype), chain.expands(), chain.projects(), chain.channels(), chain.expanded(),
+                      memory_type(dtype), chain.expands(), chain.projects(), chain.channels(), chain.expanded(),
                       chain.out(), tile.chunk, tile.groups, s.kernel[0], s.stride[0], tile.h, tile.w, tile.run,
                       tile.warps, warp_rows(tile, chain.out()), spec.threads, spec.name);
 

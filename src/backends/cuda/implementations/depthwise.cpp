@@ -38,17 +38,6 @@ std::optional<ConvShape> conv_shape(const Node& conv) {
     return s;
 }
 
-std::optional<int> bias_input(const RegionView& region) {
-    const Value* bias = region.root().input(2);
-    if (bias == nullptr) return -1;
-    const int input = region.input_index(bias);
-    return input >= 0 ? std::optional(input) : std::nullopt;
-}
-
-std::string_view device_type(DType dtype) {
-    return dtype == DType::f16 ? "planish::f16" : dtype == DType::bf16 ? "planish::bf16" : "float";
-}
-
 namespace {
 
 constexpr int kThreads = 128;
@@ -65,10 +54,6 @@ int64_t vector_of(int64_t channels, DType dtype) {
     int64_t vector = 16 / byte_size(dtype, 1);
     while (channels % vector != 0) vector /= 2;
     return vector;
-}
-
-int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
 }
 
 int64_t threads_of(const ConvShape& s, const Tile& tile, int64_t vector) {
@@ -124,19 +109,16 @@ Refusal can_convolve(const RegionView& region, const Environment& environment) {
     if (threads_of(*shape, {}, vector_of(shape->channels, environment.storage)) >= int64_t{1} << 31)
         return Refusal::shape_not_handled;
     if (region.constant(conv.input(1)) == nullptr) return Refusal::weights_not_constant;
-    if (region.input_index(conv.input(0)) < 0 || !bias_input(region)) return Refusal::op_not_handled;
+    if (region.input_index(conv.input(0)) < 0 || !optional_input(region, conv.input(2))) return Refusal::op_not_handled;
     if (!read_epilogue(region, 1, environment)) return Refusal::post_op_not_handled;
     return Refusal::none;
 }
 
-/// Operands for each channel are float32, as sums are.
 Formats depthwise_formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
     Formats formats = image_formats(region, available, environment);
-    const auto float32 = [&](int i) { formats.inputs[static_cast<size_t>(i)] = {Layout::plain, DType::f32}; };
-    if (const int bias = *bias_input(region); bias >= 0) float32(bias);
-    const EpilogueCode epilogue = *read_epilogue(region, 1, environment);
-    for (const auto& operand : epilogue.operands)
-        if (operand.channel) float32(operand.input);
+    if (const int bias = *optional_input(region, region.root().input(2)); bias >= 0)
+        formats.inputs[static_cast<size_t>(bias)] = {Layout::plain, DType::f32};
+    set_epilogue_formats(formats, *read_epilogue(region, 1, environment));
     return formats;
 }
 
@@ -191,7 +173,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
                       "}};\n"
                       "extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ "
                       "planish::DepthwiseParams p) {{\n    planish::depthwise<Traits>(p);\n}}\n",
-                      device_type(dtype), s.channels, vector, s.kernel[0], s.kernel[1], s.stride[0], s.stride[1],
+                      memory_type(dtype), s.channels, vector, s.kernel[0], s.kernel[1], s.stride[0], s.stride[1],
                       s.dilation[0], s.dilation[1], tile.h, tile.w, tile.all_rows, kThreads, spec.name);
 
     DepthwiseParams p{};
@@ -213,12 +195,9 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     launch.bind(offsetof(DepthwiseParams, input), input(x))
         .bind(offsetof(DepthwiseParams, weights), constant(packed))
         .bind(offsetof(DepthwiseParams, output), output());
-    if (const int bias = *bias_input(region); bias >= 0) launch.bind(offsetof(DepthwiseParams, bias), input(bias));
-    for (size_t i = 0; i < epilogue.operands.size(); ++i) {
-        const auto& operand = epilogue.operands[i];
-        launch.bind(offsetof(DepthwiseParams, operands) + i * sizeof(void*), input(operand.input));
-        if (!operand.channel && operand.input != x) kernel.in_place.push_back(operand.input);
-    }
+    if (const int bias = *optional_input(region, conv.input(2)); bias >= 0)
+        launch.bind(offsetof(DepthwiseParams, bias), input(bias));
+    bind_epilogue(kernel, launch, offsetof(DepthwiseParams, operands), epilogue, {x});
     kernel.launches.push_back(std::move(launch));
     return kernel;
 }

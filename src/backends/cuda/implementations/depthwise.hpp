@@ -21,10 +21,4 @@ struct ConvShape {
 /// Of a Conv of float32 images with one or two spatial axes, no negative padding and something to compute.
 std::optional<ConvShape> conv_shape(const Node& conv);
 
-/// The input of the region that holds the convolution's bias, -1 without one. nullopt: it lies inside the body.
-std::optional<int> bias_input(const RegionView& region);
-
-/// "planish::f16", ...: what storage elements are called on the device.
-std::string_view device_type(DType dtype);
-
 }  // namespace planish::cuda

@@ -2,75 +2,26 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
-#include <optional>
 
-#include "backends/cuda/expression.hpp"
+#include "backends/cuda/implementations/product.hpp"
 #include "backends/cuda/kernels/gemm_wgmma_params.h"
-#include "backends/image_window.hpp"
 
 namespace planish::cuda {
 namespace {
 
 constexpr int kStep = 64;  // along K: 128 bytes, what one copy swizzles
 
-int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 // ---- What is computed: C[m, n] = A[m, taps * channels] B[n, taps, channels]^T ---------------------------------------
 
-/// A convolution whose rows of A are gathered from an image; [0] is the height, [1] the width.
-struct Gather {
-    ImageWindow window;
-    int64_t images = 0, out[2] = {};
-};
-
-struct Problem {
-    int64_t m = 0, n = 0, channels = 0, taps = 1;
-    std::optional<Gather> gather;
-    int a = -1, bias = -1;   // inputs of the region; -1: none
-    bool transposed = true;  // the weights' constant is [n, channels] and not [channels, n]
-    double alpha = 1;
-
-    int64_t steps() const { return taps * divide_up(channels, kStep); }
-    int64_t flops() const { return 2 * m * n * taps * channels; }
-};
-
-/// The input of the region that `bias` is. nullopt: it lies inside the body.
-std::optional<int> bias_input(const RegionView& region, const Value* bias) {
-    if (bias == nullptr) return -1;
-    const int input = region.input_index(bias);
-    return input >= 0 ? std::optional(input) : std::nullopt;
+int64_t channels_of(const Product& p) {
+    return p.gather ? p.gather->channels : p.k;
 }
-
-/// Gemm and MatMul with a matrix on the right.
-std::optional<Problem> read_product(const RegionView& region) {
-    const Node& root = region.root();
-    const Dims a = root.input(0)->dims(), b = root.input(1)->dims();
-    if (a.empty() || b.size() != 2) return std::nullopt;
-    Problem p;
-    p.transposed = false;
-    if (root.is("Gemm")) {
-        if (root.integer("transA") != 0) return std::nullopt;
-        p.transposed = root.integer("transB") != 0;
-        p.alpha = root.real("alpha");
-    }
-    p.channels = a.back();
-    p.m = std::accumulate(a.begin(), a.end() - 1, int64_t{1}, std::multiplies<>());
-    p.n = p.transposed ? b[0] : b[1];
-    if (const Value* c = root.is("Gemm") ? root.input(2) : nullptr) {
-        const Dims dims = c->dims();
-        const bool channel = element_count(dims) == p.n && (dims.size() == 1 || dims[0] == 1);
-        const auto bias = bias_input(region, c);
-        if (!channel || root.real("beta") != 1 || !is_f32(c) || !bias) return std::nullopt;
-        p.bias = *bias;
-    }
-    return p;
+int64_t steps_of(const Product& p) {
+    return p.k / channels_of(p) * divide_up(channels_of(p), kStep);
 }
 
 /// Whether an im2col map holds the window: offsets of taps have eight bits, corners seven and a sign, steps go to 8.
-bool has_map(const Gather& gather) {
+bool has_map(const Product::Gather& gather) {
     for (size_t i = 0; i < 2; ++i) {
         const ImageWindow& w = gather.window;
         const int64_t upper = (gather.out[i] - 1) * w.stride[i] + 1 - w.in[i] - w.begin[i];
@@ -81,71 +32,36 @@ bool has_map(const Gather& gather) {
     return true;
 }
 
-std::optional<Problem> read_convolution(const RegionView& region) {
-    const Node& conv = region.root();
-    const Dims x = conv.input(0)->dims(), w = conv.input(1)->dims(), y = conv.output()->dims();
-    if ((x.size() != 3 && x.size() != 4) || conv.integer("group") != 1) return std::nullopt;
-    Gather gather;
-    gather.window = image_window(conv, Dims(w.begin() + 2, w.end()));
-    gather.images = x[0];
-    gather.out[0] = y.size() == 3 ? 1 : y[2];
-    gather.out[1] = y.back();
-    const ImageWindow& window = gather.window;
-    Problem p;
-    p.channels = x[1];
-    p.n = w[0];
-    p.m = x[0] * gather.out[0] * gather.out[1];
-    p.taps = window.kernel[0] * window.kernel[1];
-    const bool is_product = p.taps == 1 && window.stride[0] == 1 && window.stride[1] == 1 &&
-                            gather.out[0] == window.in[0] && gather.out[1] == window.in[1];
-    if (!is_product) {
-        if (!has_map(gather)) return std::nullopt;
-        p.gather = gather;
-    }
-    const auto bias = bias_input(region, conv.input(2));
-    if (!bias) return std::nullopt;
-    p.bias = *bias;
-    return p;
-}
-
-std::optional<Problem> read_problem(const RegionView& region) {
-    auto p = region.root().is("Conv") ? read_convolution(region) : read_product(region);
-    if (!p) return std::nullopt;
-    p->a = region.input_index(region.root().input(0));
+std::optional<Product> read_problem(const RegionView& region) {
+    auto p = read_product(region);
     // The copy engine wants rows of whole 16 bytes and 32-bit coordinates.
-    constexpr int64_t kMost = (int64_t{1} << 31) - 256;
-    if (p->a < 0 || p->m == 0 || p->n == 0 || p->channels == 0 || p->channels % 8 != 0 || p->n % 8 != 0 ||
-        p->m > kMost || p->n > kMost || p->taps * p->channels > kMost)
+    if (!p || !p->constant || p->batches() != 1 || p->a_k != 1 || channels_of(*p) % 8 != 0 || p->n % 8 != 0)
         return std::nullopt;
+    if (p->gather && (p->gather->transposed || !has_map(*p->gather))) return std::nullopt;
     return p;
 }
 
-std::optional<EpilogueCode> epilogue_of(const RegionView& region, const Problem& problem,
-                                        const Environment& environment) {
-    const int64_t axis = region.root().is("Conv") ? 1 : static_cast<int64_t>(region.root().output()->dims().size()) - 1;
-    return read_epilogue(region, axis, environment, problem.bias >= 0 ? std::optional(problem.bias) : std::nullopt);
+/// Whether rows of A are gathered, and not those of a matrix already.
+bool gathers(const Product& p) {
+    return p.gather && !p.gather->is_identity();
 }
 
 Refusal can_multiply(const RegionView& region, const Environment& environment) {
     if (!environment.arch.is_hopper()) return Refusal::isa_missing;
     if (environment.storage != DType::f16 && environment.storage != DType::bf16) return Refusal::dtype_not_handled;
-    const Node& root = region.root();
-    if (!root.is("Conv") && !root.is("Gemm") && !root.is("MatMul")) return Refusal::op_not_handled;
-    if (!is_f32(root.input(0)) || !is_f32(root.input(1))) return Refusal::dtype_not_handled;
-    if (region.constant(root.input(1)) == nullptr) return Refusal::weights_not_constant;
+    if (const Refusal refusal = check_product(region); refusal != Refusal::none) return refusal;
+    if (region.constant(region.root().input(1)) == nullptr) return Refusal::weights_not_constant;
     const auto problem = read_problem(region);
     if (!problem) return Refusal::shape_not_handled;
-    if (!epilogue_of(region, *problem, environment)) return Refusal::post_op_not_handled;
+    if (!product_epilogue(region, *problem, environment)) return Refusal::post_op_not_handled;
     return Refusal::none;
 }
 
-/// Operands for each channel are float32, as sums are.
 Formats product_formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
-    Formats formats = region.root().is("Conv") ? image_formats(region, available, environment)
-                                               : plain_formats(region, available, environment);
-    const EpilogueCode epilogue = *epilogue_of(region, *read_problem(region), environment);
-    for (const auto& operand : epilogue.operands)
-        if (operand.channel) formats.inputs[static_cast<size_t>(operand.input)] = {Layout::plain, DType::f32};
+    const Product problem = *read_problem(region);
+    Formats formats =
+        problem.gather ? image_formats(region, available, environment) : plain_formats(region, available, environment);
+    set_epilogue_formats(formats, *product_epilogue(region, problem, environment));
     return formats;
 }
 
@@ -179,12 +95,12 @@ struct Tile {
 
 /// Seconds: whole waves of blocks, each with the products or the copies of its steps, whichever takes longer, and an
 /// epilogue that only ping-pong hides; or the bytes, where they take longer.
-double estimate(const Tile& tile, const Problem& p, const EpilogueCode& epilogue, const Environment& environment) {
+double estimate(const Tile& tile, const Product& p, const EpilogueCode& epilogue, const Environment& environment) {
     const DeviceProperties& device = environment.device;
     const int64_t tiles = divide_up(p.m, int64_t{tile.m} * tile.cluster_m) * divide_up(p.n, tile.n);  // of clusters
     const int64_t resident = device.multiprocessors / tile.cluster();
     const double waves = static_cast<double>(divide_up(tiles, resident));
-    const double steps = static_cast<double>(divide_up(p.steps(), tile.split));
+    const double steps = static_cast<double>(divide_up(steps_of(p), tile.split));
     // Multiply-adds of a multiprocessor and its share of the L2 cache's rate in bytes, a clock.
     constexpr double kRate = 2048, kCopyRate = 44;
     const double products = tile.m * tile.n * kStep / kRate / (tile.n >= 128 ? 0.92 : tile.n == 64 ? 0.7 : 0.45);
@@ -196,18 +112,12 @@ double estimate(const Tile& tile, const Problem& p, const EpilogueCode& epilogue
     constexpr double kStart = 2200, kSum = 1500;
     double clocks = waves * (steps * step + (tile.ping_pong ? std::max(0.0, finish - steps * step) : finish));
     clocks += kStart + (tile.split > 1 ? kSum : 0) + (tile.ping_pong ? finish : 0);
-    double tensors = 1;
-    for (const auto& operand : epilogue.operands) tensors += operand.channel ? 0 : 1;
-    const double image =
-        p.gather ? static_cast<double>(p.gather->images * p.gather->window.in[0] * p.gather->window.in[1] * p.channels)
-                 : static_cast<double>(p.m * p.channels);
-    const double bytes =
-        2 * (image + static_cast<double>(p.n * p.taps * p.channels) + tensors * static_cast<double>(p.m * p.n));
+    const double bytes = 2 * (p.elements() + epilogue.tensors() * static_cast<double>(p.m * p.n));
     const double bandwidth = bytes < static_cast<double>(device.l2_bytes) / 2 ? 2 * device.bandwidth : device.bandwidth;
     return std::max(clocks / (0.88 * device.clock), bytes / (0.85 * bandwidth) + kStart / device.clock);
 }
 
-std::vector<Tile> tiles(const Problem& p, const Environment& environment) {
+std::vector<Tile> tiles(const Product& p, const Environment& environment) {
     constexpr Tile kLarge[] = {
         {128, 256, 4, 2, false, 2}, {128, 256, 4, 2, false, 1}, {128, 128, 4, 2, true, 2},
         {128, 128, 4, 2, true, 1},  {256, 128, 3, 2, false, 1}, {64, 256, 3, 2, true, 2},
@@ -225,7 +135,7 @@ std::vector<Tile> tiles(const Problem& p, const Environment& environment) {
         // More blocks than multiprocessors do not run together.
         const int64_t count = divide_up(p.m, tile.m) * divide_up(p.n, tile.n);
         for (const int split : {1, 2, 4, 8}) {
-            if (split > 1 && (environment.batch_invariant || p.steps() < split ||
+            if (split > 1 && (environment.batch_invariant || steps_of(p) < split ||
                               count * split > 2 * int64_t{environment.device.multiprocessors}))
                 continue;
             tile.split = split;
@@ -236,8 +146,8 @@ std::vector<Tile> tiles(const Problem& p, const Environment& environment) {
 }
 
 std::vector<Tactic> product_tactics(const RegionView& region, const Environment& environment) {
-    const Problem problem = *read_problem(region);
-    const EpilogueCode epilogue = *epilogue_of(region, problem, environment);
+    const Product problem = *read_problem(region);
+    const EpilogueCode epilogue = *product_epilogue(region, problem, environment);
     std::vector<Tactic> tactics;
     for (const Tile& tile : tiles(problem, environment))
         tactics.push_back({tile.name(), estimate(tile, problem, epilogue, environment)});
@@ -247,22 +157,6 @@ std::vector<Tactic> product_tactics(const RegionView& region, const Environment&
 }
 
 // ---- Compilation ----------------------------------------------------------------------------------------------------
-
-/// To [n, taps, channels] in `dtype`.
-Tensor pack_weights(const Tensor& weights, const Problem& p, DType dtype) {
-    Tensor packed(DType::f32, {p.n, p.taps * p.channels});
-    const auto from = weights.data<float>();
-    const auto to = packed.data<float>();
-    const auto alpha = static_cast<float>(p.alpha);
-    // Where element (n, tap, channel) lies: Conv has [n, channels, taps].
-    const int64_t stride_n = p.transposed ? p.taps * p.channels : 1, stride_channel = p.transposed ? p.taps : p.n;
-    for (int64_t n = 0; n < p.n; ++n)
-        for (int64_t tap = 0; tap < p.taps; ++tap)
-            for (int64_t channel = 0; channel < p.channels; ++channel)
-                to[static_cast<size_t>((n * p.taps + tap) * p.channels + channel)] =
-                    alpha * from[static_cast<size_t>(n * stride_n + channel * stride_channel + tap)];
-    return stored(packed, {Layout::plain, dtype});
-}
 
 TensorMapDesc matrix_map(DType dtype, int64_t columns, int64_t rows, int box_columns, int box_rows) {
     TensorMapDesc map;
@@ -275,26 +169,27 @@ TensorMapDesc matrix_map(DType dtype, int64_t columns, int64_t rows, int box_col
     return map;
 }
 
-TensorMapDesc weights_map(DType dtype, const Problem& p, int box_rows) {
+TensorMapDesc weights_map(DType dtype, const Product& p, int box_rows) {
     TensorMapDesc map;
     map.dtype = dtype;
     map.rank = 3;
-    map.dims = {p.channels, p.taps, p.n};
-    map.strides = {2 * p.channels, 2 * p.channels * p.taps};
+    map.dims = {channels_of(p), p.k / channels_of(p), p.n};
+    map.strides = {2 * channels_of(p), 2 * p.k};
     map.box = {kStep, 1, box_rows};
     return map;
 }
 
 /// The bounding box holds the first tap of every output pixel: from the padding on, as many steps as there are outputs.
-TensorMapDesc image_map(DType dtype, const Problem& p, int pixels) {
-    const Gather& gather = *p.gather;
+TensorMapDesc image_map(DType dtype, const Product& p, int pixels) {
+    const Product::Gather& gather = *p.gather;
     const ImageWindow& w = gather.window;
+    const int64_t pixel = 2 * gather.channels, row = pixel * w.in[1];
     TensorMapDesc map;
     map.mode = TensorMapDesc::Mode::im2col;
     map.dtype = dtype;
     map.rank = 4;
-    map.dims = {p.channels, w.in[1], w.in[0], gather.images};
-    map.strides = {2 * p.channels, 2 * p.channels * w.in[1], 2 * p.channels * w.in[1] * w.in[0]};
+    map.dims = {gather.channels, w.in[1], w.in[0], gather.images};
+    map.strides = {pixel, row, row * w.in[0]};
     for (size_t i = 0; i < 2; ++i) {
         const size_t axis = 1 - i;  // of the window: w, then h
         map.lower_corner[i] = static_cast<int>(-w.begin[axis]);
@@ -307,7 +202,7 @@ TensorMapDesc image_map(DType dtype, const Problem& p, int pixels) {
     return map;
 }
 
-std::string kernel_source(const Tile& tile, const Problem& p, const EpilogueCode& epilogue, DType dtype,
+std::string kernel_source(const Tile& tile, const Product& p, const EpilogueCode& epilogue, DType dtype,
                           std::string_view name) {
     return "#include \"planish/gemm_wgmma.cuh\"\n" + epilogue.source +
            fmt::format(
@@ -321,21 +216,21 @@ std::string kernel_source(const Tile& tile, const Problem& p, const EpilogueCode
                "extern \"C\" __global__ void __cluster_dims__({}, 1, 1) __launch_bounds__({}, 1)\n"
                "{}(const __grid_constant__ planish::GemmWgmmaParams p) {{\n"
                "    planish::gemm_wgmma<Config, Epilogue>(p);\n}}\n",
-               memory_type(dtype), tile.m, tile.n, tile.stages, tile.consumers, tile.ping_pong, p.gather.has_value(),
+               memory_type(dtype), tile.m, tile.n, tile.stages, tile.consumers, tile.ping_pong, gathers(p),
                tile.cluster_m, tile.split, tile.chunks, tile.shared_bytes(), tile.cluster(), tile.threads(), name);
 }
 
-GemmWgmmaParams make_params(const Tile& tile, const Problem& p) {
+GemmWgmmaParams make_params(const Tile& tile, const Product& p) {
     GemmWgmmaParams params{};
     params.m = static_cast<int>(p.m);
     params.n = static_cast<int>(p.n);
-    params.steps = static_cast<int>(p.steps());
+    params.steps = static_cast<int>(steps_of(p));
     params.tiles_m = static_cast<int>(divide_up(p.m, int64_t{tile.m} * tile.cluster_m));
     params.tiles_n = static_cast<int>(divide_up(p.n, tile.n));
     params.group = 8;
     params.constant_weights = 1;
-    params.channel_steps = static_cast<int>(divide_up(p.channels, kStep));
-    if (p.gather) {
+    params.channel_steps = static_cast<int>(divide_up(channels_of(p), kStep));
+    if (gathers(p)) {
         const ImageWindow& w = p.gather->window;
         params.kernel_w = static_cast<int>(w.kernel[1]);
         params.dilation_h = static_cast<int>(w.dilation[0]);
@@ -352,8 +247,8 @@ GemmWgmmaParams make_params(const Tile& tile, const Problem& p) {
 
 CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view tactic,
                    const Environment& environment) {
-    const Problem p = *read_problem(region);
-    const EpilogueCode epilogue = *epilogue_of(region, p, environment);
+    const Product p = *read_problem(region);
+    const EpilogueCode epilogue = *product_epilogue(region, p, environment);
     const DType dtype = formats.outputs[0].dtype;
     const auto choices = tiles(p, environment);
     const auto choice =
@@ -361,7 +256,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     const Tile tile = choice != choices.end() ? *choice : choices.front();
 
     KernelSpec spec;
-    spec.name = fmt::format("{}_{}_wgmma_{}", p.gather ? "conv" : "gemm", short_name(dtype), tile.name());
+    spec.name = fmt::format("{}_{}_wgmma_{}", gathers(p) ? "conv" : "gemm", short_name(dtype), tile.name());
     spec.source = kernel_source(tile, p, epilogue, dtype, spec.name);
     spec.threads = tile.threads();
     spec.shared_bytes = tile.shared_bytes();
@@ -377,31 +272,22 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     CudaKernel kernel;
     kernel.name = spec.name;
     kernel.flops = p.flops();
-    const Node& root = region.root();
-    kernel.consumed = {region.input_index(root.input(1))};
-    const auto weights = region.constant(root.input(1));
-    const int packed = kernel.add_constant(environment.packed->get(
-        weights, fmt::format("cuda wgmma {} transposed={} alpha={}", short_name(dtype), p.transposed, p.alpha),
-        [&] { return pack_weights(*weights, p, dtype); }));
+    const int packed = add_weights(kernel, region, p, {true, p.k, p.alpha, false}, dtype, environment);
 
     Launch launch = make_launch(std::move(spec), {static_cast<unsigned>(launched * tile.cluster()), 1, 1}, params);
     launch.pdl = true;
     const TensorMapDesc output_map = matrix_map(dtype, p.n, p.m, tile.chunk(), tile.rows());
     launch
         .bind(offsetof(GemmWgmmaParams, a), input(p.a),
-              p.gather ? image_map(dtype, p, tile.m) : matrix_map(dtype, p.channels, p.m, kStep, tile.m))
+              gathers(p) ? image_map(dtype, p, tile.m) : matrix_map(dtype, p.k, p.m, kStep, tile.m))
         .bind(offsetof(GemmWgmmaParams, b), constant(packed), weights_map(dtype, p, tile.n / tile.cluster_m))
         .bind(offsetof(GemmWgmmaParams, c), output(), output_map)
         .bind(offsetof(GemmWgmmaParams, output), output());
-    bool residual = false;
-    for (size_t i = 0; i < epilogue.operands.size(); ++i) {
-        const auto& operand = epilogue.operands[i];
-        launch.bind(offsetof(GemmWgmmaParams, operands) + i * sizeof(void*), input(operand.input));
-        if (operand.channel) continue;
-        if (!residual) launch.bind(offsetof(GemmWgmmaParams, residual), input(operand.input), output_map);
-        residual = true;
-        if (operand.input != p.a) kernel.in_place.push_back(operand.input);
-    }
+    bind_epilogue(kernel, launch, offsetof(GemmWgmmaParams, operands), epilogue, {p.a});
+    const auto residual = std::find_if(epilogue.operands.begin(), epilogue.operands.end(),
+                                       [](const auto& operand) { return !operand.channel; });
+    if (residual != epilogue.operands.end())
+        launch.bind(offsetof(GemmWgmmaParams, residual), input(residual->input), output_map);
     kernel.launches.push_back(std::move(launch));
     return kernel;
 }

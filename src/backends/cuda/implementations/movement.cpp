@@ -14,22 +14,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::string_view kInclude = "#include \"planish/movement.cuh\"\n";
 
-// The type that stands for elements of so many bytes.
-std::string_view unit_type(int64_t bytes) {
-    switch (bytes) {
-        case 1:
-            return "unsigned char";
-        case 2:
-            return "unsigned short";
-        case 4:
-            return "unsigned";
-        case 8:
-            return "unsigned long long";
-        default:
-            return "planish::Bytes16";
-    }
-}
-
 int64_t element_bytes(const Format& format) {
     return byte_size(format.dtype, 1);
 }
@@ -137,7 +121,7 @@ std::optional<Launch> transpose_launch(const Dims& extents, const std::vector<in
     const unsigned down = blocks_for(merged[rows], tile);
     if (count > 65535 || down > 65535) return std::nullopt;
     return movement_launch(fmt::format("transpose_b{}", 8 * bytes),
-                           fmt::format("planish::transpose<{}>(p)", unit_type(bytes)),
+                           fmt::format("planish::transpose<{}>(p)", moved_type(bytes)),
                            {blocks_for(merged[columns], tile), down, static_cast<unsigned>(count)}, params,
                            "planish::TransposeParams")
         .bind(offsetof(TransposeParams, input), input(0, offset * bytes))
@@ -275,7 +259,7 @@ CudaKernel compile_pieces(const RegionView& region, const Formats& formats, std:
     for (size_t i = 0; i < pieces.size(); ++i) params.first[i + 1] = params.first[i] + static_cast<int>(rows.widths[i]);
     Launch launch =
         movement_launch(fmt::format("{}_b{}", split ? "split" : "concat", 8 * rows.bytes),
-                        fmt::format("planish::pieces<{}, {}>(p)", split ? "false" : "true", unit_type(rows.bytes)),
+                        fmt::format("planish::pieces<{}, {}>(p)", split ? "false" : "true", moved_type(rows.bytes)),
                         {blocks_for(params.count, kThreads), 1, 1}, params, "planish::PiecesParams");
     for (size_t i = 0; i < pieces.size(); ++i) {
         const auto index = static_cast<int>(i);
@@ -325,7 +309,7 @@ CudaKernel compile_pad(const RegionView& region, const Formats& formats, std::st
         std::memcpy(&params.value, converted.raw(), static_cast<size_t>(bytes));
     }
     return kernel_of(movement_launch(fmt::format("pad_b{}_v{}_r{}", 8 * bytes, vector, rank),
-                                     fmt::format("planish::pad<{}, {}, {}>(p)", rank, vector, unit_type(bytes)),
+                                     fmt::format("planish::pad<{}, {}, {}>(p)", rank, vector, moved_type(bytes)),
                                      {blocks_for(params.count, vector * kThreads), 1, 1}, params, "planish::PadParams")
                          .bind(offsetof(PadParams, input), input(0))
                          .bind(offsetof(PadParams, output), output(0)));
@@ -355,7 +339,7 @@ CudaKernel compile_gather(const RegionView& region, const Formats& formats, std:
     const bool wide = node.input(1)->type.dtype == DType::i64;
     return kernel_of(
         movement_launch(fmt::format("gather_b{}_i{}", 8 * unit, wide ? 64 : 32),
-                        fmt::format("planish::gather<{}, {}>(p)", unit_type(unit), wide ? "long long" : "int"),
+                        fmt::format("planish::gather<{}, {}>(p)", moved_type(unit), wide ? "long long" : "int"),
                         {blocks_for(params.count, kThreads), 1, 1}, params, "planish::GatherParams")
             .bind(offsetof(GatherParams, data), input(0))
             .bind(offsetof(GatherParams, indices), input(1))

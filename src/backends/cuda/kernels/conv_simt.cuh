@@ -87,7 +87,7 @@ __device__ void conv_simt(const ConvSimtParams& p) {
     const auto* weights = static_cast<const typename C::Weights*>(p.weights);
     unsigned rest = blockIdx.z;
 #pragma unroll
-    for (int axis = kConvSimtBatchAxes; axis-- > 0;) {
+    for (int axis = kBatchAxes; axis-- > 0;) {
         const unsigned extent = static_cast<unsigned>(p.batch[axis].extent);
         input += rest % extent * p.batch[axis].input;
         weights += rest % extent * p.batch[axis].weights;

@@ -1,24 +1,24 @@
 // Parameters of products and convolutions without tensor cores, read by host and device: plain C++ without headers.
 #pragma once
 
+#ifdef __CUDACC__
+#include "planish/indexing_params.h"
+#else
+#include "backends/cuda/kernels/indexing_params.h"
+#endif
+
 namespace planish {
 
-constexpr int kConvSimtOperands = 8, kConvSimtBatchAxes = 4;
-
-/// An axis of the batch, in elements from one of its positions to the next; 0 where an operand is broadcast.
-struct ConvSimtBatchAxis {
-    long long input, weights;
-    int extent;
-};
+constexpr int kConvSimtOperands = 8;
 
 struct ConvSimtParams {
     const void* input;
-    const void* weights;                          // [k, n] of each batch position
-    void* output;                                 // [m, n], rows ldc apart
-    const void* operands[kConvSimtOperands];      // of the epilogue: f32 [channels], or like the output
-    ConvSimtBatchAxis batch[kConvSimtBatchAxes];  // outermost first; of a convolution: its groups
-    long long output_step;                        // elements from a batch position's output to the next one's
-    int channel_step;                             // of a channel operand, likewise
+    const void* weights;                      // [k, n] of each batch position
+    void* output;                             // [m, n], rows ldc apart
+    const void* operands[kConvSimtOperands];  // of the epilogue: f32 [channels], or like the output
+    BatchAxis batch[kBatchAxes];              // outermost first; of a convolution: its groups
+    long long output_step;                    // elements from a batch position's output to the next one's
+    int channel_step;                         // of a channel operand, likewise
     int m, n, k, ldc;
     float alpha;
     // Row (image, i, j) of A, or (row, 0, 0); column (tap, channel).
