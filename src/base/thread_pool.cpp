@@ -4,12 +4,14 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctime>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -22,6 +24,7 @@ namespace planish {
 namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(60);
+constexpr auto kLate = std::chrono::microseconds(10);  // a thread that has not run for as long has lost its core
 
 // idle -> claimed -> posted -> running -> done -> idle. `asleep` is idle in the kernel, `running_awaited` tells the
 // worker that the caller sleeps until it is done. A posted worker that has not started can be revoked: posted ->
@@ -43,14 +46,21 @@ void pause() {
     __builtin_ia32_pause();
 }
 
-// Spins until `ready` or the spin time is over; reads the clock only now and then. True when ready.
+/// Processor time that a thread has used; it stands still while others have its core.
+std::chrono::nanoseconds cpu_time(clockid_t clock) {
+    timespec time{};
+    if (clock_gettime(clock, &time) != 0) return {};
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+// Spins until `ready` or the time is over; reads the clock only now and then. True when ready.
 template <typename Ready>
-bool spin_until(const Ready& ready) {
+bool spin_until(const Ready& ready, std::chrono::nanoseconds time = kSpin) {
     for (int i = 0; i < 64; ++i) {
         if (ready()) return true;
         pause();
     }
-    const auto end = std::chrono::steady_clock::now() + kSpin;
+    const auto end = std::chrono::steady_clock::now() + time;
     do {
         for (int i = 0; i < 32; ++i) {
             if (ready()) return true;
@@ -123,10 +133,53 @@ struct alignas(64) ThreadPool::Worker {
     bool was_asleep = false;  // when it was claimed, so that posting wakes it
     int thread = 0;
     Job* job = nullptr;
+    std::atomic<int> core{-1};       // where it was last seen running
+    pid_t id = 0;                    // of the thread, once it has been started
+    clockid_t clock{};               // its processor time
+    cpu_set_t allowed{}, set{};      // where the process wants it, and where move_to() has put it instead
     Worker* next_claimed = nullptr;  // the caller's list of the workers that it holds
     TaskRange range;
     std::thread os_thread;
+
+    void wait_until_done();
+    void move_to(int core, bool there);
 };
+
+// Lets the thread run on `core` only, or anywhere else but there, as far as the process allows.
+void ThreadPool::Worker::move_to(int core, bool there) {
+    cpu_set_t now;
+    if (core < 0 || sched_getaffinity(id, sizeof now, &now) != 0) return;
+    if (!CPU_EQUAL(&now, &set)) allowed = now;
+    cpu_set_t wanted = allowed;
+    if (there) {
+        if (!CPU_ISSET(static_cast<unsigned>(core), &allowed)) return;
+        CPU_ZERO(&wanted);
+        CPU_SET(static_cast<unsigned>(core), &wanted);
+    } else {
+        CPU_CLR(static_cast<unsigned>(core), &wanted);
+    }
+    if (CPU_COUNT(&wanted) > 0 && sched_setaffinity(id, sizeof wanted, &wanted) == 0) set = wanted;
+}
+
+// A worker that another process keeps from its core, in the middle of a task, would keep its caller waiting for the
+// rest of a time slice, which is longer than most networks' runs. The caller has nothing left to do, so it moves such a
+// worker to its own core and sleeps.
+void ThreadPool::Worker::wait_until_done() {
+    const auto finished = [&] { return state.load(std::memory_order_acquire) == done; };
+    if (spin_until(finished, {})) return;
+    bool late = false;
+    for (auto left = kSpin; left.count() > 0 && !late; left -= kLate) {
+        const auto used = cpu_time(clock);
+        if (spin_until(finished, kLate)) return;
+        late = cpu_time(clock) == used;
+    }
+    const int here = sched_getcpu();
+    if (late) move_to(here, true);
+    uint32_t expected = running;
+    state.compare_exchange_strong(expected, running_awaited, std::memory_order_acq_rel);
+    while (!finished()) futex_wait(state, running_awaited);
+    if (late) move_to(here, false);
+}
 
 ThreadPool& ThreadPool::process() {
     // Never destroyed: workers may outlive static destructors. Held by pointer, so that a forked child can drop it.
@@ -170,6 +223,8 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::work(Worker& self) {
     pthread_setname_np(pthread_self(), "planish");
     inside_loop = true;  // loops inside a task run inline
+    self.id = gettid();
+    pthread_getcpuclockid(pthread_self(), &self.clock);
     for (;;) {
         const auto wanted = [&] {
             const uint32_t state = self.state.load(std::memory_order_relaxed);
@@ -182,10 +237,11 @@ void ThreadPool::work(Worker& self) {
             continue;
         }
         uint32_t expected = posted;
-        if (!self.state.compare_exchange_strong(expected, running, std::memory_order_acquire)) {
+        if (!self.state.compare_exchange_strong(expected, running, std::memory_order_acq_rel)) {
             if (expected == stop) return;
             continue;
         }
+        self.core.store(sched_getcpu(), std::memory_order_release);
         self.job->run(self.range, self.thread);
         if (self.state.exchange(done, std::memory_order_acq_rel) == running_awaited) futex_wake(self.state);
     }
@@ -202,6 +258,7 @@ void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(i
     // Claim idle workers, the same ones each time where possible: their caches hold this caller's data.
     Worker* held = nullptr;
     Worker** tail = &held;
+    const int here = sched_getcpu();
     int threads = 1;
     for (int i = 0; i < worker_count_ && threads < wanted; ++i) {
         Worker& worker = workers_[i];
@@ -209,6 +266,11 @@ void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(i
         if (state != idle && state != asleep) continue;
         if (!worker.state.compare_exchange_strong(state, claimed, std::memory_order_acquire)) continue;
         worker.was_asleep = state == asleep;
+        // The kernel likes to wake a thread on the core of the one that wakes it, where it could only wait.
+        if (worker.core.load(std::memory_order_acquire) == here) {
+            worker.move_to(here, false);
+            worker.core.store(-1, std::memory_order_relaxed);
+        }
         worker.thread = threads++;
         worker.next_claimed = nullptr;
         *tail = &worker;
@@ -252,11 +314,7 @@ void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(i
     for (Worker* worker = held; worker; worker = worker->next_claimed) {
         uint32_t state = posted;
         if (worker->state.compare_exchange_strong(state, claimed, std::memory_order_acquire)) continue;
-        const auto finished = [&] { return worker->state.load(std::memory_order_acquire) == done; };
-        if (spin_until(finished)) continue;
-        state = running;
-        worker->state.compare_exchange_strong(state, running_awaited, std::memory_order_acq_rel);
-        while (!finished()) futex_wait(worker->state, running_awaited);
+        worker->wait_until_done();
     }
     // Only now may others claim them: until here a thief may still have been reading any worker's range.
     while (held) {

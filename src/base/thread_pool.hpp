@@ -42,7 +42,9 @@ class LoopRecorder {
 ///
 /// A loop takes only workers that are idle at that moment, and the calling thread always takes part: so any number of
 /// callers can run at once, no caller ever waits for another, and the machine is not oversubscribed. Workers spin for
-/// about 60 microseconds after their last task, to catch a network's next layer, then sleep in the kernel.
+/// about 60 microseconds after their last task, to catch a network's next layer, then sleep in the kernel. On a machine
+/// that others keep busy, workers keep off their caller's core, and a caller that has to wait for one that lost its own
+/// core takes it in: within the affinity that the process has given them.
 class ThreadPool {
   public:
     /// The process's pool, started at the first call with process_cpu_budget().logical threads. After fork() the child

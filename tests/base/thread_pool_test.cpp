@@ -2,6 +2,7 @@
 #include "base/thread_pool.hpp"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -141,6 +142,36 @@ TEST(ThreadPool, IdleWorkersTakeNoTime) {
     const double before = cpu_seconds();
     std::this_thread::sleep_for(std::chrono::milliseconds(500));
     EXPECT_LT(cpu_seconds() - before, 0.5 * 0.01);
+}
+
+TEST(ThreadPool, OnABusyMachineStaysWithinTheProcesssAffinity) {
+    cpu_set_t allowed;
+    ASSERT_EQ(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    // Threads that never rest on every core: workers are preempted in the middle of their tasks.
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> others;
+    for (int i = 0; i < CPU_COUNT(&allowed); ++i)
+        others.emplace_back([&] {
+            while (!stop.load(std::memory_order_relaxed)) {
+            }
+        });
+    ThreadPool pool(3);
+    std::vector<int64_t> sums(3, 0);
+    std::atomic<int> outside{0};
+    for (int loop = 0; loop < 300; ++loop)
+        pool.parallel_for(12, 3, [&](int64_t task, int thread) {
+            volatile int64_t work = 0;
+            for (int64_t i = 0; i < 20000; ++i) work = work + 1;
+            sums[static_cast<size_t>(thread)] += task + work - 20000;
+            cpu_set_t mine, both;
+            sched_getaffinity(0, sizeof mine, &mine);
+            CPU_AND(&both, &mine, &allowed);
+            outside += CPU_EQUAL(&both, &mine) ? 0 : 1;
+        });
+    stop = true;
+    for (std::thread& other : others) other.join();
+    EXPECT_EQ(sums[0] + sums[1] + sums[2], 300 * 66);
+    EXPECT_EQ(outside, 0);
 }
 
 TEST(ThreadPool, RecordsTheLoopsOfOneCaller) {
