@@ -166,7 +166,7 @@ void ThreadPool::Worker::move_to(int core, bool there) {
 // worker to its own core and sleeps.
 void ThreadPool::Worker::wait_until_done() {
     const auto finished = [&] { return state.load(std::memory_order_acquire) == done; };
-    if (spin_until(finished, {})) return;
+    if (spin_until(finished, kLate)) return;  // as most do, without a call of the system
     bool late = false;
     for (auto left = kSpin; left.count() > 0 && !late; left -= kLate) {
         const auto used = cpu_time(clock);
