@@ -17,6 +17,8 @@ constexpr double kMargin = 0.03;        // by which a challenger must beat the d
 constexpr double kUnknownNoise = 0.1;   // of the default's time, after one turn
 constexpr int64_t kLeastGain = 100;     // nanoseconds: below it the clock itself is what is timed
 constexpr int kTurns = 5;               // of each program
+constexpr int kMostTurns = 15;          // where noise hides a gain
+constexpr double kLeastShare = 0.003;   // of the network's time that such a gain must be worth
 constexpr double kSecondsATurn = 0.05;  // that its timed runs take together, one run at least
 constexpr int kMostRuns = 20;           // in one turn
 constexpr double kPassShare = 0.8;      // of the remaining progress: how many passes there will be is not known
@@ -156,8 +158,11 @@ class Tuner {
         }
         int turn = 0;
         try {
-            for (; turn < kTurns * how_.effort; ++turn)
-                if (!take_turn(groups, rounds, turn)) break;
+            int turns = kTurns * how_.effort;
+            for (; turn < turns; ++turn) {
+                if (!take_turn(groups, rounds, turn, turns)) break;
+                if (turn + 1 == turns && turns < kMostTurns * how_.effort && is_undecided(groups, turn + 1)) ++turns;
+            }
         } catch (const CannotMeasure& error) {
             result_.failure = error.what();
         }
@@ -174,21 +179,42 @@ class Tuner {
     Timing timing_of(const Group& group, int turns) const {
         const RegionInfo& region = regions_[static_cast<size_t>(group.regions[0])];
         Timing timing{how_.machine, std::string(version()), region.title, turns, {}, 0};
-        double noise = 0;
-        for (size_t k = 0; k < group.candidates.size(); ++k) {
-            std::vector<double> medians = group.medians[k];
-            if (medians.empty()) continue;
-            std::sort(medians.begin(), medians.end());
-            timing.nanoseconds.emplace_back(group.candidates[k], std::llround(medians[0] * 1e9));
-            noise = std::max(noise, medians.size() > 1 ? medians[1] - medians[0] : kUnknownNoise * medians[0]);
+        size_t least = 0;
+        std::vector<std::vector<double>> sorted = group.medians;
+        for (size_t k = 0; k < sorted.size(); ++k) {
+            if (sorted[k].empty()) continue;
+            std::sort(sorted[k].begin(), sorted[k].end());
+            timing.nanoseconds.emplace_back(group.candidates[k], std::llround(sorted[k][0] * 1e9));
+            if (sorted[k][0] < sorted[least][0]) least = k;
         }
-        timing.noise = std::llround(noise * 1e9);
+        for (const std::vector<double>& medians : {sorted[0], sorted[least]}) {
+            const double noise = medians.size() > 1 ? medians[1] - medians[0] : kUnknownNoise * medians[0];
+            timing.noise = std::max<int64_t>(timing.noise, std::llround(noise * 1e9));
+        }
         return timing;
     }
 
+    /// Is there a gain that more turns would tell from noise, and that the network would notice?
+    bool is_undecided(const std::vector<Group*>& groups, int turns) const {
+        double network = 0;
+        std::vector<double> hidden;
+        for (const Group* group : groups) {
+            const Timing timing = timing_of(*group, turns);
+            const auto regions = static_cast<double>(group->regions.size());
+            const auto present = static_cast<double>(timing.nanoseconds.front().second);
+            network += regions * present;
+            Timing exact = timing;
+            exact.noise = 0;
+            if (decide(timing) == decide(exact)) continue;
+            int64_t least = timing.nanoseconds.front().second;
+            for (const auto& [tactic, time] : timing.nanoseconds) least = std::min(least, time);
+            hidden.push_back(regions * (present - static_cast<double>(least)));
+        }
+        return std::any_of(hidden.begin(), hidden.end(), [&](double gain) { return gain > kLeastShare * network; });
+    }
+
     /// Every program once more; false when the time is up before the last of them.
-    bool take_turn(const std::vector<Group*>& groups, std::vector<Round>& rounds, int turn) {
-        const int turns = kTurns * how_.effort;
+    bool take_turn(const std::vector<Group*>& groups, std::vector<Round>& rounds, int turn, int turns) {
         for (size_t k = 0; k < rounds.size(); ++k) {
             const double part = static_cast<double>(k) / static_cast<double>(rounds.size());
             progress(std::to_string(rounds.size()) + " candidates, turn " + std::to_string(turn + 1) + " of " +

@@ -159,6 +159,26 @@ TEST(Tuner, AGainBelowTheNoiseThatWasSeenIsNone) {
     }
 }
 
+TEST(Tuner, MoreTurnsTellAGainFromNoise) {
+    // The first turn alone is undisturbed, until the fifth is over.
+    class Disturbed final : public Stopwatch {
+      public:
+        std::vector<std::vector<double>> time(const Program& program, int runs) override {
+            std::vector<double> row;
+            for (const StepInfo& step : program.steps())
+                row.push_back((step.op == "MatMul+Sigmoid" ? 9e-4 : 4e-4) * (calls_ < 10 || calls_ >= 30 ? 1 : 1.5));
+            ++calls_;
+            return std::vector<std::vector<double>>(static_cast<size_t>(runs), row);
+        }
+        double now() const override { return 0; }
+
+      private:
+        int calls_ = 0;
+    } disturbed;
+    Bench bench;
+    EXPECT_EQ(row_of(bench.tune(disturbed), "fc").chosen, "dissolve");
+}
+
 // The product's epilogue costs more than product and activation one by one.
 double dear_epilogue(const StepInfo& step) {
     return step.op == "MatMul+Sigmoid" ? 9e-3 : 1e-3;
