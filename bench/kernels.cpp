@@ -7,8 +7,10 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/depthwise_i8.hpp"
 #include "backends/cpu/jit/strassen.hpp"
 #include "backends/cpu/jit/winograd.hpp"
 #include "backends/cpu/roofline.hpp"
@@ -101,6 +103,24 @@ void run_depthwise(benchmark::State& state, const DepthwiseShape& shape, Isa isa
             [&](ThreadPool& pool, int threads) { plan.run(x.get(), packed.get(), y.get(), operands, pool, threads); });
 }
 
+void run_depthwise_i8(benchmark::State& state, const DepthwiseShape& shape, Isa isa) {
+    const DepthwiseI8Plan plan(shape, {{PostOp::Kind::clip, 0, 6}}, {128, ByteOutput{6.0F / 255, 0}, true}, isa);
+    const int64_t taps = shape.kernel_h * shape.kernel_w;
+    const int64_t outputs = shape.out_height() * shape.out_width() * shape.channels;
+    const Floats x = make_floats((shape.height * shape.width * shape.channels + 3) / 4),
+                 y = make_floats(outputs / 4 + 1);
+    const std::vector<int8_t> weights(static_cast<size_t>(shape.channels * taps), 3);
+    const Floats scales = make_floats(shape.channels);
+    const Floats packed = make_floats(static_cast<int64_t>(plan.packed_size() / 4)),
+                 workspace = make_floats(static_cast<int64_t>(plan.workspace(static_cast<int>(state.range(0))) / 4));
+    auto* packed_bytes = reinterpret_cast<std::byte*>(packed.get());
+    plan.pack(weights.data(), {scales.get(), scales.get()}, packed_bytes);
+    measure(state, 2.0 * static_cast<double>(outputs * taps), [&](ThreadPool& pool, int threads) {
+        plan.run(reinterpret_cast<const uint8_t*>(x.get()), packed_bytes, y.get(), {},
+                 reinterpret_cast<std::byte*>(workspace.get()), pool, threads);
+    });
+}
+
 void run_attention(benchmark::State& state, AttentionArgs args, Isa isa) {
     const int64_t width = args.heads * args.head_dim;
     const Floats q = make_floats(args.queries * width), k = make_floats(args.keys * width),
@@ -140,8 +160,12 @@ void add(const std::string& kind, const std::string& name, Isa isa, Fn fn) {
 }
 
 const bool kRegistered = [] {
-    for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+    for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_vnni}) {
         if (isa > detect_isa()) continue;
+        for (const auto& [name, shape] : problems::load<DepthwiseShape>("depthwise"))
+            add("depthwise_i8", name, isa,
+                [=, s = shape](benchmark::State& state) { run_depthwise_i8(state, s, isa); });
+        if (isa == Isa::avx512_vnni) continue;  // of no use to floats
         for (const auto& [name, shape] : problems::load<GemmShape>("gemm")) {
             add("gemm", name, isa, [=, s = shape](benchmark::State& state) { run_gemm(state, s, isa); });
             if (StrassenPlan::fits(shape, isa))

@@ -106,6 +106,7 @@ class Expected {
     }
 
     double value() const { return value_; }
+    double tolerance() const { return tolerance_; }
     bool matches(float got) const { return std::fabs(static_cast<double>(got) - value_) <= tolerance_; }
     std::string text() const {
         return ": expected " + std::to_string(value_) + " within " + std::to_string(tolerance_);
