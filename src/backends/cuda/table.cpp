@@ -16,10 +16,10 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kDepthwise, &kWgmma, &kConvSimt, &kReference}},
-    {"ConvTranspose", {&kConvSimt, &kReference}},
-    {"Gemm", {&kWgmma, &kConvSimt, &kReference}},
-    {"MatMul", {&kWgmma, &kConvSimt, &kReference}},
+    {"Conv", {&kDepthwise, &kWgmma, &kMma, &kConvSimt, &kReference}},
+    {"ConvTranspose", {&kMma, &kConvSimt, &kReference}},
+    {"Gemm", {&kWgmma, &kMma, &kConvSimt, &kReference}},
+    {"MatMul", {&kWgmma, &kMma, &kConvSimt, &kReference}},
     {"Attention", {&kAttention, &kAttentionSimt, &kReference}},
     {"Softmax", {&kSoftmax, &kReference}},
     {"LogSoftmax", {&kLogSoftmax, &kReference}},

@@ -1,10 +1,12 @@
 // Device code on the host: the threads of a block are fibers of one thread, blocks run one after the other. Enough of
-// CUDA's built-ins for kernels without tensor cores and asynchronous copies; included before their headers.
+// CUDA's built-ins for kernels that need no copy engine and no clusters; included before their headers.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -48,6 +50,10 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 struct float2 {
     float x, y;
 };
+struct float4 {
+    float x, y, z, w;
+};
+using std::max, std::min;
 inline float2 make_float2(float x, float y) {
     return {x, y};
 }
@@ -69,7 +75,42 @@ inline ucontext_t scheduler;
 inline unsigned current;
 inline void (*kernel)(const void*);
 inline const void* kernel_params;
-inline unsigned exchanged[1024];
+
+// The block's dynamic shared memory: NaN until somebody writes it.
+constexpr unsigned kDynamicBytes = 228 << 10;
+alignas(128) inline char dynamic_memory[kDynamicBytes];
+
+// Copies that a thread has asked for, in groups, the last one open. They happen when it waits for them: who reads too
+// early finds what was there before.
+struct Copy {
+    unsigned to;
+    const void* from;
+    bool exists;
+};
+inline std::vector<std::vector<std::vector<Copy>>> copies;
+inline void finish_copies(size_t pending) {
+    auto& groups = copies[current];
+    while (groups.size() > pending + 1) {
+        for (const Copy& copy : groups.front()) {
+            if (copy.exists)
+                std::memcpy(dynamic_memory + copy.to, copy.from, 16);
+            else
+                std::memset(dynamic_memory + copy.to, 0, 16);
+        }
+        groups.erase(groups.begin());
+    }
+}
+
+// What the lanes of a warp show one another. Two places take turns: whoever writes one has passed the exchange in the
+// other, and so has everybody before it is written again.
+constexpr size_t kLaneBytes = 64;
+struct Shown {
+    alignas(16) char bytes[kLaneBytes];
+    unsigned turn;  // of the thread's exchanges
+};
+inline Shown shown[2][1024];
+inline std::vector<unsigned> turns;  // by thread: the next one
+inline unsigned first_turn;          // of a block: nothing that an earlier one has shown counts
 
 inline void switch_to_scheduler(State state) {
     Fiber& self = fibers[current];
@@ -95,6 +136,9 @@ inline bool release(unsigned begin, unsigned end, State state) {
 
 inline void run_block(unsigned threads) {
     if (fibers.size() < threads) fibers.resize(threads);
+    copies.assign(threads, {{}});
+    turns.assign(threads, first_turn += 1u << 16);
+    std::memset(dynamic_memory, 0xff, kDynamicBytes);
     for (unsigned t = 0; t < threads; ++t) {
         Fiber& fiber = fibers[t];
         getcontext(&fiber.context);
@@ -137,25 +181,49 @@ inline void run(void (*body)(const void*), const unsigned* grid, unsigned thread
             }
 }
 
+/// What every lane of the warp shows, once all have come here.
+template <typename Value>
+class Lanes {
+    static_assert(sizeof(Value) <= kLaneBytes);
+
+  public:
+    explicit Lanes(const Value& mine) : turn_(turns[current]++), first_(current / 32 * 32) {
+        Shown& place = shown[turn_ % 2][current];
+        std::memcpy(place.bytes, &mine, sizeof(Value));
+        place.turn = turn_;
+        switch_to_scheduler(State::waits_for_warp);
+    }
+    Value operator[](unsigned lane) const {
+        const Shown& place = shown[turn_ % 2][first_ + lane % 32];
+        if (place.turn != turn_ || first_ + lane % 32 >= turns.size()) {
+            std::fprintf(stderr, "thread %u reads from lane %u, which shows nothing\n", current, lane);
+            std::abort();
+        }
+        Value value;
+        std::memcpy(&value, place.bytes, sizeof(Value));
+        return value;
+    }
+
+  private:
+    unsigned turn_, first_;
+};
+
 }  // namespace emulation
 
 inline void __syncthreads() {
     emulation::switch_to_scheduler(emulation::State::waits_for_block);
 }
+inline void __syncwarp() {
+    emulation::switch_to_scheduler(emulation::State::waits_for_warp);
+}
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* to, unsigned x) {
+    const unsigned before = *to;
+    *to += x;
+    return before;
+}
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T x, int distance) {
-    static_assert(sizeof(T) == 4);
-    using namespace emulation;
-    const unsigned self = current, other = self ^ static_cast<unsigned>(distance);
-    std::memcpy(&exchanged[self], &x, 4);
-    switch_to_scheduler(State::waits_for_warp);
-    if (fibers[other].state == State::done) {
-        std::fprintf(stderr, "thread %u reads from thread %u, which has returned\n", self, other);
-        std::abort();
-    }
-    T y;
-    std::memcpy(&y, &exchanged[other], 4);
-    switch_to_scheduler(State::waits_for_warp);
-    return y;
+    return emulation::Lanes<T>(x)[(emulation::current ^ static_cast<unsigned>(distance)) % 32];
 }

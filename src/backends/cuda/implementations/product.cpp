@@ -168,7 +168,7 @@ double Product::elements() const {
             if (axis.b != 0) b_elements *= static_cast<double>(axis.extent);
         }
     }
-    return a_elements + b_elements + static_cast<double>(batches() * m * n);
+    return a_elements + b_elements + static_cast<double>(output_elements());
 }
 
 bool is_convolution(const Node& node) {

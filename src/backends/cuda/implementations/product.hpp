@@ -44,6 +44,7 @@ struct Product {
     int64_t groups() const { return gather ? batches() : 1; }
     int64_t output_row() const { return n * groups(); }
     int64_t flops() const { return 2 * batches() * m * n * k; }
+    int64_t output_elements() const { return batches() * m * n; }
     /// Elements that are read and written at least, once each: of A, B and the output.
     double elements() const;
 };

@@ -96,10 +96,13 @@ inline __device__ unsigned shared_address(const void* pointer) {
 // ---- Asynchronous copies of 16 bytes, past L1 -----------------------------------------------------------------------
 
 /// `exists` false: zeros are written and nothing is read; `from` must be a valid address all the same.
-inline __device__ void cp_async_16(void* to, const void* from, bool exists = true) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-                 "l"(__cvta_generic_to_global(from)), "r"(exists ? 16 : 0)
+inline __device__ void cp_async_16(unsigned to, const void* from, bool exists = true) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
+                 "r"(exists ? 16 : 0)
                  : "memory");
+}
+inline __device__ void cp_async_16(void* to, const void* from, bool exists = true) {
+    cp_async_16(shared_address(to), from, exists);
 }
 inline __device__ void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -112,18 +115,25 @@ inline __device__ void cp_async_wait() {
 
 // ---- Fragments and products -----------------------------------------------------------------------------------------
 
-/// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
-inline __device__ void ldmatrix_x4(unsigned (&to)[4], const void* row) {
+/// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. The rows may as well be
+/// four elements of 32 bits: lane l gets element l % 4 of row l / 4.
+inline __device__ void ldmatrix_x4(unsigned (&to)[4], unsigned row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
+                 : "memory");
+}
+inline __device__ void ldmatrix_x4(unsigned (&to)[4], const void* row) {
+    ldmatrix_x4(to, shared_address(row));
+}
+inline __device__ void ldmatrix_x4_trans(unsigned (&to)[4], unsigned row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(row)
                  : "memory");
 }
 inline __device__ void ldmatrix_x4_trans(unsigned (&to)[4], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+    ldmatrix_x4_trans(to, shared_address(row));
 }
 
 /// C[16, 8] += A[16, 16] B[16, 8] with T = f16 or bf16, accumulated in float32.
@@ -142,6 +152,44 @@ inline __device__ void mma_m16n8k16<bf16>(float (&c)[4], const unsigned (&a)[4],
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// C[16, 8] += A[16, 8] B[8, 8] of float32, whose lowest 13 bits count for nothing: see to_tf32.
+inline __device__ void mma_m16n8k8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/// The bits of a float32, rounded to ten fraction bits, ties away from zero.
+inline __device__ unsigned to_tf32(unsigned bits) {
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(__uint_as_float(bits)));
+    return bits;
+}
+
+// ---- Places, read from their registers once more where they were not worth keeping in others ------------------------
+
+inline __device__ unsigned reread_thread() {
+    unsigned x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+inline __device__ unsigned reread_block() {
+    unsigned x;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(x));
+    return x;
+}
+
+// ---- Between blocks -------------------------------------------------------------------------------------------------
+
+/// What other blocks have written to global memory: past L1.
+inline __device__ float4 load_l2(const float4* from) {
+    return __ldcg(from);
+}
+/// The block's memory that the launch asked for, at a multiple of 128.
+inline __device__ char* dynamic_shared() {
+    extern __shared__ __align__(128) char planish_shared[];
+    return planish_shared;
 }
 
 // ---- Programmatic dependent launch (sm_90 and later) ----------------------------------------------------------------

@@ -184,12 +184,6 @@ inline __device__ void stmatrix_x4(unsigned address, const unsigned (&from)[4]) 
                  "r"(from[1]), "r"(from[2]), "r"(from[3])
                  : "memory");
 }
-inline __device__ void ldmatrix_x4(unsigned (&to)[4], unsigned address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(address)
-                 : "memory");
-}
 
 // ---- Products of a warpgroup (9.7.15 wgmma) -------------------------------------------------------------------------
 

@@ -1,0 +1,268 @@
+// Products and convolutions on mma.sync: who takes what, which tiles the cost model picks, that kernels of every tactic
+// compile within their bounds and do hold those products, and that they agree with the reference when emulated.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "backends/cuda/compiler.hpp"
+#include "backends/cuda/implementation.hpp"
+#include "backends/cuda/library.hpp"
+#include "cuda/emulated.hpp"
+#include "passes/pass.hpp"
+
+namespace planish::cuda {
+namespace {
+
+/// Numbers that products do not round: tf32 has as many fraction bits as f16.
+DType exact(DType storage) {
+    return storage == DType::f32 ? DType::f16 : storage;
+}
+
+/// A region, as the backend sees it on an architecture; images are available as `layout`.
+struct Subject {
+    explicit Subject(const std::string& text, std::string_view arch = "sm_80", DType storage = DType::f16,
+                     Layout layout = Layout::channels_last)
+        : layout(layout) {
+        graph = parse_graph("graph \"g\" {\n" + text + "}");
+        passes::form_regions(*graph);
+        unsigned seed = 100;
+        for (Value* value : graph->nodes().front()->inputs())
+            if (value != nullptr && value->is_constant() && value->constant->size() > 4 &&
+                value->constant->size() < 1 << 22)
+                value->constant = std::make_shared<Tensor>(random_tensor(value->type, ++seed, exact(storage)));
+        environment.arch = *Arch::parse(arch);
+        environment.device = known_device(environment.arch)->properties;
+        environment.storage = storage;
+        environment.tf32 = storage == DType::f32;
+        environment.packed = &packed;
+        region.emplace(*graph->nodes().front());
+    }
+    Refusal refusal() const { return families::kMma.can_implement(*region, environment); }
+    std::vector<Tactic> tactics() const { return families::kMma.tactics(*region, environment); }
+    Formats formats() const {
+        std::vector<Format> available;
+        for (const Value* value : region->node().inputs()) {
+            const bool image = value != nullptr && value->dims().size() == 4 && !value->is_constant();
+            available.push_back(
+                {image ? layout : Layout::plain, value != nullptr ? environment.stored_as(*value) : DType::undefined});
+        }
+        return families::kMma.formats(*region, available, environment);
+    }
+    CudaKernel compile(std::string_view tactic) const {
+        return families::kMma.compile(*region, formats(), tactic, environment);
+    }
+
+    Layout layout;
+    std::unique_ptr<Graph> graph;
+    PackedStore packed;
+    Environment environment;
+    std::optional<RegionView> region;
+};
+
+std::string floats(const std::string& name, const std::string& dims) {
+    return "input %" + name + " : float32[" + dims + "]\n";
+}
+std::string weights(const std::string& name, const std::string& dims) {
+    return "const %" + name + " : float32[" + dims + "] = dense<0>\n";
+}
+
+std::string gemm(int m, int n, int k) {
+    const std::string rows = std::to_string(m), columns = std::to_string(n), depth = std::to_string(k);
+    return floats("x", rows + ", " + depth) + weights("w", columns + ", " + depth) + weights("b", columns) +
+           "%y = Gemm(%x, %w, %b) {transB = 1}\noutput %y\n";
+}
+std::string conv(int images, int channels, int size, int out, int kernel, int stride) {
+    const std::string c = std::to_string(channels), s = std::to_string(size), o = std::to_string(out),
+                      k = std::to_string(kernel), p = std::to_string(kernel / 2), d = std::to_string(stride);
+    return floats("x", std::to_string(images) + ", " + c + ", " + s + ", " + s) +
+           weights("w", o + ", " + c + ", " + k + ", " + k) + weights("b", o) + "%c = Conv(%x, %w, %b) {pads = [" + p +
+           ", " + p + ", " + p + ", " + p + "], strides = [" + d + ", " + d + "]}\n%y = Relu(%c)\noutput %y\n";
+}
+const std::string kStem = conv(1, 3, 224, 64, 7, 2);
+
+TEST(Mma, TakesWhatTensorCoresMultiply) {
+    EXPECT_EQ(Subject(gemm(64, 64, 64)).refusal(), Refusal::none);
+    EXPECT_EQ(Subject(gemm(64, 64, 64), "sm_89", DType::bf16).refusal(), Refusal::none);
+    EXPECT_EQ(Subject(gemm(64, 64, 64), "sm_90a", DType::f32).refusal(), Refusal::none);
+    EXPECT_EQ(Subject(gemm(5, 21, 37)).refusal(), Refusal::none);
+    EXPECT_EQ(Subject(kStem).refusal(), Refusal::none);
+    Subject exact(gemm(64, 64, 64), "sm_80", DType::f32);
+    exact.environment.tf32 = false;
+    EXPECT_EQ(exact.refusal(), Refusal::dtype_not_handled);
+    EXPECT_EQ(Subject(conv(1, 8, 40, 8, 17, 1)).refusal(), Refusal::shape_not_handled);
+    EXPECT_EQ(
+        Subject(floats("x", "2, 21, 24") + floats("z", "2, 24, 33") + "%y = MatMul(%x, %z)\noutput %y\n").refusal(),
+        Refusal::shape_not_handled);  // rows of 66 bytes
+}
+
+TEST(Mma, LeavesHopperToItsOwnProducts) {
+    const Subject taken(gemm(512, 512, 512), "sm_90a"), stem(kStem, "sm_90a");
+    EXPECT_FALSE(families::kMma.pays(*taken.region, taken.environment));
+    EXPECT_TRUE(families::kMma.pays(*stem.region, stem.environment));
+}
+
+TEST(Mma, ChoosesLargeTilesForLargeProductsAndSplitsSmallOnes) {
+    for (const std::string_view arch : {"sm_80", "sm_86", "sm_89"}) {
+        SCOPED_TRACE(arch);
+        const std::string large = Subject(gemm(8192, 8192, 8192), arch).tactics().front().name;
+        EXPECT_TRUE(large.starts_with("256x128") || large.starts_with("128x256") || large.starts_with("128x128"))
+            << large;
+        Subject small(conv(1, 512, 7, 512, 3, 1), arch);
+        EXPECT_NE(small.tactics().front().name.find("_k"), std::string::npos) << small.tactics().front().name;
+        small.environment.batch_invariant = true;
+        for (const Tactic& tactic : small.tactics()) EXPECT_EQ(tactic.name.find("_k"), std::string::npos);
+        EXPECT_TRUE(Subject(gemm(1, 1000, 2048), arch).tactics().front().name.starts_with("16x"));
+    }
+}
+
+TEST(Mma, IsExpectedToBeatProductsWithoutTensorCores) {
+    for (const std::string& text : {gemm(16384, 3072, 768), gemm(1, 1000, 2048), conv(1, 64, 56, 64, 3, 1),
+                                    conv(128, 16, 112, 96, 1, 1), kStem}) {
+        const Subject subject(text);
+        EXPECT_LT(subject.tactics().front().seconds,
+                  families::kConvSimt.tactics(*subject.region, subject.environment).front().seconds)
+            << text;
+    }
+}
+
+// ---- Emulation ------------------------------------------------------------------------------------------------------
+
+struct Case {
+    std::string name, graph;
+    Layout layout = Layout::channels_last;
+};
+
+std::vector<Case> cases() {
+    return {
+        {"rows", floats("x", "3, 50, 96") + weights("w", "96, 136") + floats("r", "3, 50, 136") +
+                     "%c = MatMul(%x, %w)\n%y = Add(%c, %r)\noutput %y\n"},
+        {"turned", floats("x", "37, 200") + weights("w", "30, 200") + weights("b", "30") +
+                       "%c = Gemm(%x, %w, %b) {transB = 1, alpha = 0.5}\n%y = Tanh(%c)\noutput %y\n"},
+        {"vector", floats("x", "1, 520") + weights("w", "520, 100") + "%y = MatMul(%x, %w)\noutput %y\n"},
+        {"odd", floats("x", "21, 37") + weights("w", "21, 37") + weights("b", "21") +
+                    "%y = Gemm(%x, %w, %b) {transB = 1}\noutput %y\n"},
+        {"turned_rows", floats("x", "40, 35") + weights("w", "40, 24") + "%y = Gemm(%x, %w) {transA = 1}\noutput %y\n"},
+        {"activations", floats("x", "2, 3, 21, 24") + floats("z", "2, 3, 24, 72") + "%y = MatMul(%x, %z)\noutput %y\n"},
+        {"broadcast", floats("x", "2, 1, 70, 40") + floats("z", "3, 40, 8") + "%y = MatMul(%x, %z)\noutput %y\n"},
+        {"keys", floats("x", "36, 40") + floats("z", "140, 40") + "%y = Gemm(%x, %z) {transB = 1}\noutput %y\n"},
+        {"pointwise", floats("x", "2, 24, 9, 7") + weights("w", "40, 24, 1, 1") + weights("b", "40") +
+                          floats("r", "2, 40, 9, 7") +
+                          "%c = Conv(%x, %w, %b)\n%a = Add(%c, %r)\n%y = Relu(%a)\noutput %y\n"},
+        {"window", conv(2, 40, 11, 72, 3, 1)},
+        {"strided", floats("x", "1, 16, 13, 11") + weights("w", "20, 16, 3, 2") +
+                        "%y = Conv(%x, %w) {strides = [2, 1], dilations = [2, 3], pads = [2, 0, 1, 2]}\noutput %y\n"},
+        {"groups", floats("x", "2, 32, 9, 7") + floats("r", "2, 48, 9, 7") + weights("w", "48, 8, 3, 3") +
+                       weights("b", "48") +
+                       "%c = Conv(%x, %w, %b) {group = 4, pads = [1, 1, 1, 1]}\n%y = Add(%c, %r)\noutput %y\n"},
+        {"odd_groups", floats("x", "1, 15, 6, 7") + weights("w", "21, 5, 3, 3") + weights("b", "21") +
+                           "%y = Conv(%x, %w, %b) {group = 3, pads = [1, 1, 1, 1]}\noutput %y\n"},
+        {"stem", conv(2, 3, 19, 24, 7, 2), Layout::plain},
+        {"patches",
+         floats("x", "2, 3, 32, 48") + weights("w", "20, 3, 16, 16") +
+             "%y = Conv(%x, %w) {strides = [16, 16]}\noutput %y\n",
+         Layout::plain},
+        {"inner", floats("x", "1, 8, 9, 5") + weights("w", "24, 8, 3, 3") +
+                      "%y = Conv(%x, %w) {strides = [2, 1], pads = [0, 1, 0, 1]}\noutput %y\n"},
+        {"stem_last", conv(1, 3, 21, 40, 3, 2)},
+        {"line", floats("x", "2, 16, 33") + weights("w", "66, 16, 5") +
+                     "%y = Conv(%x, %w) {dilations = [3], pads = [6, 6]}\noutput %y\n"},
+        {"transposed", floats("x", "2, 16, 6, 5") + weights("w", "16, 12, 3, 3") + weights("b", "24") +
+                           "%c = ConvTranspose(%x, %w, %b) {group = 2, strides = [2, 3], pads = [1, 0, 1, 1], "
+                           "output_padding = [1, 0], dilations = [1, 2]}\n%y = Sigmoid(%c)\noutput %y\n"},
+        {"transposed_odd",
+         floats("x", "1, 5, 4, 6") + weights("w", "5, 7, 4, 4") +
+             "%y = ConvTranspose(%x, %w) {strides = [2, 2], pads = [1, 1, 1, 1]}\noutput %y\n",
+         Layout::plain},
+    };
+}
+
+// Sums of at most 768 exact products in float32, in any order, each term below three times the largest result; then
+// rounded to storage.
+double tolerance(const EmulatedRun& run, double want, double largest) {
+    const double rounding = run.storage == DType::f32 ? 0x1p-24 : run.storage == DType::f16 ? 0x1p-11 : 0x1p-8;
+    return 768 * 0x1p-24 * std::max(1.0, largest) + 1.01 * rounding * std::fabs(want) + 0x1p-24;
+}
+
+/// Every `every`-th tactic of each case, beginning with another one for each.
+void emulate(DType storage, size_t every) {
+    std::vector<std::unique_ptr<Subject>> subjects;
+    std::vector<EmulatedRun> runs;
+    size_t number = 0;
+    for (const Case& c : cases()) {
+        subjects.push_back(std::make_unique<Subject>(c.graph, "sm_80", storage, c.layout));
+        Subject& subject = *subjects.back();
+        if (subject.refusal() != Refusal::none) {
+            EXPECT_EQ(subject.refusal(), Refusal::none) << c.name;
+            continue;
+        }
+        const auto tactics = subject.tactics();
+        bool any = false;
+        for (size_t t = 0; t < tactics.size(); ++t) {
+            if ((number + t) % every != 0 && (any || t + 1 < tactics.size())) continue;
+            any = true;
+            const Subject one(c.graph, "sm_80", storage, c.layout);
+            EmulatedRun run{c.name + " " + tactics[t].name, storage,       nullptr,
+                            one.compile(tactics[t].name),   one.formats(), exact(storage)};
+            run.graph = one.graph->clone();
+            runs.push_back(std::move(run));
+        }
+        ++number;
+    }
+    run_emulated(runs, tolerance);
+}
+
+TEST(MmaEmulated, HalvesAgreeWithTheReference) {
+    emulate(DType::f16, 2);
+}
+TEST(MmaEmulated, BrainFloatsAgreeWithTheReference) {
+    emulate(DType::bf16, 5);
+}
+TEST(MmaEmulated, Tf32AgreesWithTheReference) {
+    emulate(DType::f32, 3);
+}
+
+// ---- Resources ------------------------------------------------------------------------------------------------------
+
+/// Machine instructions have 16 bytes, the operation in the lowest twelve bits.
+size_t count_instructions(const Binary& binary, unsigned operation) {
+    size_t count = 0;
+    for (size_t i = 0; i + 16 <= binary.code.size(); i += 16) {
+        uint64_t word = 0;
+        std::memcpy(&word, binary.code.data() + i, sizeof(word));
+        count += (word & 0xfff) == operation;
+    }
+    return count;
+}
+
+class MmaResources : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(MmaResources, EveryTileCompilesWithinItsBounds) {
+    if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
+    constexpr unsigned kHmma = 0x23c;
+    const std::string_view arch = GetParam();
+    const size_t every = arch == "sm_80" ? 1 : 3;
+    std::set<std::string> names;
+    for (const auto& [text, storage] :
+         {std::pair(gemm(4096, 4096, 1024), DType::f16), std::pair(conv(128, 64, 56, 64, 3, 1), DType::bf16),
+          std::pair(conv(8, 256, 14, 256, 3, 1), DType::f32), std::pair(conv(1, 512, 7, 512, 3, 1), DType::f16),
+          std::pair(gemm(1, 1000, 2048), DType::f16), std::pair(kStem, DType::f16)}) {
+        const Subject subject(text, arch, storage, text == kStem ? Layout::plain : Layout::channels_last);
+        size_t number = 0;
+        for (const Tactic& tactic : subject.tactics()) {
+            const CudaKernel kernel = subject.compile(tactic.name);
+            if (number++ % every != 0 || !names.insert(kernel.name).second) continue;
+            const Launch& launch = kernel.launches.at(0);
+            EXPECT_LE(launch.spec.shared_bytes, subject.environment.device.shared_per_block) << kernel.name;
+            const auto binary = compile_kernel(launch.spec, subject.environment.arch);
+            EXPECT_LE(binary->resources.registers, launch.spec.max_registers) << kernel.name;
+            EXPECT_EQ(binary->resources.spilled_bytes, 0) << kernel.name;
+            EXPECT_GE(count_instructions(*binary, kHmma), 4u) << kernel.name;
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, MmaResources, ::testing::Values("sm_80", "sm_86", "sm_89", "sm_90a"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace planish::cuda
