@@ -61,6 +61,7 @@ int merge_projections(Graph& graph);       // x Wq, x Wk, x Wv before attention 
 int slice_attention(Graph& graph);         // attention with the slices that it reads
 int chain_convolutions(Graph& graph);      // expand -> depthwise -> project
 int fuse_reductions(Graph& graph);         // a point-wise expression -> its only reader, a reduction
+int simplify_quantisation(Graph& graph);   // QuantizeLinear and DequantizeLinear to where fewest bytes move
 int form_quantized_regions(Graph& graph);  // a node and the DequantizeLinear and QuantizeLinear around it
 int form_regions(Graph& graph);            // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
 

@@ -44,6 +44,7 @@ std::span<const Pass> specialise_pipeline() {
         {"recognise-attention", "sizes that only now are known to agree", recognise_attention},
         {"merge-common-subexpressions", "folded shapes make computations equal", merge_common_subexpressions},
         {"eliminate-dead-code", "folded shape arithmetic", eliminate_dead_code},
+        {"simplify-quantisation", "borders of regions stand where fewest bytes move", simplify_quantisation},
         {"form-regions", "regions hide their ops from all passes before", form_regions},
         {"form-quantized-regions", "around the regions that float kernels know", form_quantized_regions},
         {"slice-attention", "after all that moves slices", slice_attention},
