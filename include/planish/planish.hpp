@@ -100,6 +100,13 @@ PLANISH_API Plan build(const std::filesystem::path& model, const BuildOptions& o
 PLANISH_API Plan build(std::span<const std::byte> model, const BuildOptions& options = {},
                        const std::filesystem::path& external_data_folder = {});
 
+/// Writes the portable graph of a plan as an ONNX model, in the lowest opset that has its operators. Weights beyond 2
+/// GB go to a file beside it, called as the model with ".data" behind. Errors: not_found, invalid_plan, io_error.
+PLANISH_API void export_onnx(const Plan& plan, const std::filesystem::path& model);
+PLANISH_API void export_onnx(const std::filesystem::path& plan, const std::filesystem::path& model);
+/// The same as bytes, weights inside. Errors: resource_exhausted (beyond 2 GB).
+PLANISH_API std::vector<std::byte> onnx_bytes(const Plan& plan);
+
 // ---------------------------------------------------------------------------------------------------- running
 
 /// An input or output of an engine. Each dimension is a number ("224") or an expression of symbols ("N", "2*S + 1").

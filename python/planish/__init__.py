@@ -6,8 +6,8 @@
 >>> outputs = engine.run({"input": x})
 """
 
-from ._api import Context, Engine, Plan, TensorInfo, build, load
+from ._api import Context, Engine, Plan, TensorInfo, build, export_onnx, load
 from ._errors import Error
 from ._planish import __version__
 
-__all__ = ["Context", "Engine", "Error", "Plan", "TensorInfo", "__version__", "build", "load"]
+__all__ = ["Context", "Engine", "Error", "Plan", "TensorInfo", "__version__", "build", "export_onnx", "load"]

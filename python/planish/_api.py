@@ -45,6 +45,10 @@ class Plan:
         """Writes the plan; `path` holds the former file or the whole plan, nothing between. Errors: io_error."""
         self._raw.save(os.fspath(path))
 
+    def export_onnx(self, path: PathLike) -> None:
+        """Writes the plan's portable graph as an ONNX model; weights beyond 2 GB go beside it. Errors: io_error."""
+        self._raw.export_onnx(os.fspath(path))
+
     def bytes(self) -> bytes:
         """The content of the .plan file."""
         return self._raw.bytes()
@@ -366,3 +370,15 @@ def load(
     if isinstance(plan, (str, os.PathLike)):
         return Engine(_planish.load_path(os.fspath(plan), *arguments))
     raise Error("invalid_argument", f"cannot load a {type(plan).__name__}", "give a path, bytes or a planish.Plan")
+
+
+def export_onnx(plan: PathLike | Plan, output: PathLike) -> None:
+    """Writes the portable graph of a plan (a path, or what `build` returned) as an ONNX model, in the lowest opset that
+    has its operators. Weights beyond 2 GB go to `output` + ".data".
+
+    Errors: not_found, invalid_plan, io_error.
+    """
+    if isinstance(plan, Plan):
+        plan.export_onnx(output)
+    else:
+        _planish.export_onnx_path(os.fspath(plan), os.fspath(output))

@@ -337,10 +337,17 @@ NB_MODULE(_planish, m) {
                  }
                  return nb::bytes(bytes.data(), bytes.size());
              })
+        .def(
+            "export_onnx", [](const Plan& plan, const std::string& path) { export_onnx(plan, path); },
+            nb::call_guard<nb::gil_scoped_release>())
         .def("report", [](const Plan& plan) { return to_dict(plan.report()); })
         .def("text", [](const Plan& plan) { return print(*plan.contents()->graph); });
 
     m.def("check_writable", [](const std::string& path) { plan::check_writable(path); });
+    m.def(
+        "export_onnx_path",
+        [](const std::string& plan, const std::string& path) { export_onnx(std::filesystem::path(plan), path); },
+        nb::call_guard<nb::gil_scoped_release>());
     m.def("build_path", [](const std::string& path, nb::dict options) {
         return build_without_gil(options, [&](const BuildOptions& o) { return build(std::filesystem::path(path), o); });
     });
