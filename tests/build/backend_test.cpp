@@ -145,6 +145,34 @@ const Case kCases[] = {
     {"pointwise_mixed", R"(graph "g" { input %x : float32[2, 3, 4] input %m : bool[1, 3, 4] input %k : int64[4]
         const %z : float32[] = [-2.5] %f = Cast(%k) {to = 1} %a = Add(%x, %f) %w = Where(%m, %a, %z) %e = Exp(%w) %l = Less(%e, %x) output %e, %l })",
      "pointwise_f32"},
+    {"quantize",
+     R"(graph "g" { input %x : float32[2, 5, 7] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        %q = QuantizeLinear(%x, %s, %z) output %q })",
+     "quantize_i8"},
+    {"dequantize",
+     R"(graph "g" { input %x : uint8[2, 5, 7] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        %r = DequantizeLinear(%x, %s, %z) output %r })",
+     "dequantize_i8"},
+    {"quantized_sum",
+     R"(graph "g" { input %x : float32[2, 5, 3, 7] input %y : float32[5, 1, 1] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %t : float32[] = [0.03]
+        %q = QuantizeLinear(%x, %s, %z) %r = QuantizeLinear(%y, %t) %a = DequantizeLinear(%q, %s, %z) %b = DequantizeLinear(%r, %t)
+        %c = Add(%a, %b) %d = Sigmoid(%c) %e = QuantizeLinear(%d, %s) output %e })",
+     "pointwise_i8"},
+    {"quantized_depthwise",
+     R"(graph "g" { input %x : float32[2, 24, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113] const %t : float32[] = [0.5]
+        const %w : int8[24, 1, 3, 3] = dense<0> const %ws : float32[24] = dense<0> const %b : float32[24] = dense<0>
+        const %lo : float32[] = [0.0] const %hi : float32[] = [6.0]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 0}
+        %y = Conv(%a, %wf, %b) {group = 24, pads = [1, 1, 1, 1], strides = [2, 2]} %c = Clip(%y, %lo, %hi)
+        %e = QuantizeLinear(%c, %t) output %e })",
+     "depthwise_i8_3x3s2"},
+    {"quantized_depthwise_to_floats",
+     R"(graph "g" { input %x : float32[1, 40, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %w : int8[40, 1, 5, 5] = dense<0> const %ws : float32[] = [0.01] const %b : float32[40] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws)
+        %y = Conv(%a, %wf, %b) {group = 40, pads = [2, 2, 2, 2]} %c = HardSwish(%y) %d = Add(%c, %x) output %d })",
+     "depthwise_i8_5x5s1"},
     {"attention",
      R"(graph "g" { input %q : float32[2, 7, 24] input %k : float32[2, 9, 24] input %v : float32[2, 9, 24] input %m : float32[2, 1, 1, 9]
         %y = Attention(%q, %k, %v, %m) {q_num_heads = 3, kv_num_heads = 3} output %y })",
@@ -159,8 +187,17 @@ const Case kCases[] = {
 void fill(Graph& graph) {
     uint32_t state = 1;
     for (Value* value : graph.values()) {
-        if (!value->is_constant() || value->type.dtype != DType::f32) continue;
+        if (!value->is_constant()) continue;
         const Tensor& old = *value->constant;
+        if (value->type.dtype == DType::i8 && old.size() > 1) {
+            Tensor filled = old.clone();
+            for (int8_t& v : filled.data<int8_t>()) {
+                state = state * 1664525 + 1013904223;
+                v = static_cast<int8_t>(static_cast<int>(state >> 8) % 255 - 127);
+            }
+            value->constant = std::make_shared<const Tensor>(std::move(filled));
+        }
+        if (value->type.dtype != DType::f32) continue;
         bool zeros = old.size() > 0;
         for (const float v : old.data<float>()) zeros = zeros && v == 0;
         if (!zeros || old.size() == 1) continue;
@@ -208,11 +245,13 @@ TEST_P(CpuBackend, EveryRegionWithinTolerance) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CpuBackend,
-                         testing::Combine(testing::ValuesIn(kCases), testing::Values("cpu:avx2", "cpu:avx512"),
+                         testing::Combine(testing::ValuesIn(kCases),
+                                          testing::Values("cpu:avx2", "cpu:avx512", "cpu:avx512-vnni"),
                                           testing::Values(1, 3)),
                          [](const auto& info) {
-                             return std::string(std::get<0>(info.param).name) + "_" +
-                                    std::get<1>(info.param).substr(4) + "_threads" +
+                             std::string target = std::get<1>(info.param).substr(4);
+                             std::replace(target.begin(), target.end(), '-', '_');
+                             return std::string(std::get<0>(info.param).name) + "_" + target + "_threads" +
                                     std::to_string(std::get<2>(info.param));
                          });
 

@@ -55,17 +55,20 @@ constexpr Row kRows[] = {
     {"Expand", {&kExpand, &kReference}},
     {"Pad", {&kPad, &kReference}},
     {"Gather", {&kGather, &kReference}},
+    {"QuantizeLinear", {&kQuantize, &kReference}},
+    {"DequantizeLinear", {&kDequantize, &kReference}},
 };
 
 // What of a region of kind "quantized" has integer kernels, by the op that names its inner node.
 constexpr Row kQuantizedRows[] = {
-    {"", {}},
+    {"Conv", {&kQuantizedDepthwise}},
 };
 
 // Regions of regions; refused: those inside stand for themselves.
 constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kReductions[] = {&kReductionRegion};
 constexpr const Implementation* kSlicedAttention[] = {&kAttention};
+constexpr const Implementation* kQuantizedOthers[] = {&kQuantizedPointwise};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 constexpr List kNone;
 
@@ -87,7 +90,7 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     if (region.has_body() && region.node().text("kind") == "reduction") return kReductions;
     if (region.has_body() && region.node().text("kind") == "quantized") {
         const auto quantized = QuantizedRegion::read(region);
-        return quantized ? find(kQuantizedRows, quantized->inner()).value_or(kNone) : kNone;
+        return quantized ? find(kQuantizedRows, quantized->inner()).value_or(kQuantizedOthers) : kNone;
     }
     return find(kRows, region).value_or(kOthers);
 }

@@ -240,6 +240,8 @@ bool inner_stride_is_simple(const std::vector<int64_t>& strides, const Dims& phy
     return true;
 }
 
+}  // namespace
+
 Layouts pointwise_layouts(const RegionView& region, std::span<const Layout> available) {
     Layouts following = following_layouts(region, available);
     const Dims out = region.output().dims();
@@ -253,6 +255,8 @@ Layouts pointwise_layouts(const RegionView& region, std::span<const Layout> avai
     return following;
 }
 
+namespace {
+
 Refusal can_implement(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
     if (region.node().outputs().empty()) return Refusal::op_not_handled;
@@ -264,9 +268,10 @@ Refusal can_implement(const RegionView& region, const Environment& environment) 
     return translate(region, expression);
 }
 
-std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts& layouts, const Environment& environment) {
-    Expression expression;
-    translate(region, expression);
+}  // namespace
+
+std::unique_ptr<Kernel> compile_expression(const RegionView& region, const Expression& expression,
+                                           const Layouts& layouts, const Environment& environment) {
     const Dims out = region.output().dims();
     const Dims physical = physical_dims(out, layouts.outputs[0]);
     std::vector<PointwiseInput> inputs;
@@ -287,12 +292,21 @@ std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts& layouts
                         code->run({in, wanted.size()}, {results, launch.out.size()}, *launch.pool, launch.threads);
                     });
     kernel->flops = element_count(out) * static_cast<int64_t>(expression.program.ops.size());
-    if (outputs.size() == 1 && outputs[0] == PointwiseType::f32)
+    if (outputs.size() == 1 && (outputs[0] == PointwiseType::f32 || outputs[0] == PointwiseType::u8))
         for (size_t k = 0; k < expression.inputs.size(); ++k) {
             const int i = expression.inputs[k];
-            if (is_f32(&region.input(i)) && region.input(i).dims() == out) kernel->in_place.push_back(i);
+            if (region.input(i).type.dtype == region.output().type.dtype && region.input(i).dims() == out)
+                kernel->in_place.push_back(i);
         }
     return kernel;
+}
+
+namespace {
+
+std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts& layouts, const Environment& environment) {
+    Expression expression;
+    translate(region, expression);
+    return compile_expression(region, expression, layouts, environment);
 }
 
 }  // namespace

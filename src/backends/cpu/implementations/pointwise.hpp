@@ -1,7 +1,9 @@
 // Point-wise expressions, alone or in front of a reduction.
 #pragma once
 
+#include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "backends/cpu/implementation.hpp"
@@ -18,6 +20,13 @@ struct Expression {
 
 /// Writes a point-wise region (or op) as a program over float32 registers, or says what in it is not handled.
 Refusal translate(const RegionView& region, Expression& expression);
+
+/// As a region's layouts, where its inputs are read element by element.
+Layouts pointwise_layouts(const RegionView& region, std::span<const Layout> available);
+
+/// A kernel that reads the inputs of `region` named by `expression.inputs` as they are stored.
+std::unique_ptr<Kernel> compile_expression(const RegionView& region, const Expression& expression,
+                                           const Layouts& layouts, const Environment& environment);
 
 /// How a kernel reads elements of that type; nullopt: it does not.
 std::optional<PointwiseType> loadable(DType dtype);
