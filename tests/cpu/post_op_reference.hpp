@@ -8,13 +8,17 @@
 
 namespace planish::cpu::testing {
 
-/// `column` indexes a channel operand, `element` a tensor operand.
+/// `column` indexes a channel operand, `element` a tensor operand (of bytes, where the post-op says so).
 inline double apply_reference(const PostOp& op, double x, std::span<const float* const> operands, int64_t column,
                               int64_t element) {
     using Kind = PostOp::Kind;
     const double alpha = op.alpha, beta = op.beta;
     const auto channel = [&] { return static_cast<double>(operands[static_cast<size_t>(op.operand)][column]); };
-    const auto tensor = [&] { return static_cast<double>(operands[static_cast<size_t>(op.operand)][element]); };
+    const auto tensor = [&] {
+        const float* operand = operands[static_cast<size_t>(op.operand)];
+        if (op.bytes) return alpha * reinterpret_cast<const uint8_t*>(operand)[element] + beta;
+        return static_cast<double>(operand[element]);
+    };
     switch (op.kind) {
         case Kind::relu:
             return std::max(x, 0.0);

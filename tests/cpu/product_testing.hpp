@@ -36,28 +36,30 @@ class AlignedFloats {
     float* floats_;
 };
 
-/// Floats that end where an inaccessible page begins: reading or writing past the end faults.
-class GuardedFloats {
+/// Numbers that end where an inaccessible page begins: reading or writing past the end faults.
+template <typename T>
+class Guarded {
   public:
-    explicit GuardedFloats(std::span<const float> values) {
+    explicit Guarded(std::span<const T> values) {
         const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-        const size_t bytes = values.size() * sizeof(float), data_bytes = (bytes + page - 1) / page * page;
+        const size_t bytes = values.size() * sizeof(T), data_bytes = (bytes + page - 1) / page * page;
         mapped_ = data_bytes + page;
         base_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         if (mprotect(base_ + data_bytes, page, PROT_NONE) != 0) throw std::bad_alloc();
-        floats_ = reinterpret_cast<float*>(base_ + data_bytes - bytes);
-        std::copy(values.begin(), values.end(), floats_);
+        values_ = reinterpret_cast<T*>(base_ + data_bytes - bytes);
+        std::copy(values.begin(), values.end(), values_);
     }
-    ~GuardedFloats() { munmap(base_, mapped_); }
-    GuardedFloats(const GuardedFloats&) = delete;
-    GuardedFloats& operator=(const GuardedFloats&) = delete;
-    float* data() { return floats_; }
+    ~Guarded() { munmap(base_, mapped_); }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+    T* data() { return values_; }
 
   private:
     char* base_;
     size_t mapped_;
-    float* floats_;
+    T* values_;
 };
+using GuardedFloats = Guarded<float>;
 
 inline std::vector<float> random_floats(int64_t count, uint32_t seed) {
     std::mt19937 generator(seed);
@@ -98,8 +100,8 @@ class Expected {
             const double stretched =
                 std::max(std::fabs(f(value_ + tolerance_) - y), std::fabs(f(value_ - tolerance_) - y));
             // Own rounding of a post-op: some units in the last place of its largest intermediate value.
-            const double intermediate =
-                std::max({std::fabs(y), std::fabs(value_), std::fabs(static_cast<double>(op.beta))});
+            const double intermediate = std::max({std::fabs(y), std::fabs(value_), std::fabs(double{op.beta}),
+                                                  op.bytes ? 255 * std::fabs(double{op.alpha}) : 0.0});
             tolerance_ = 1.5 * stretched + 8 * kEps * intermediate;
             value_ = y;
         }

@@ -25,7 +25,8 @@ void RowPointers::emit_spread(Xbyak::CodeGenerator& code, int rows, const Reg64&
     }
 }
 
-EpilogueEmitter::EpilogueEmitter(Xbyak::CodeGenerator& code, Isa isa) : code_(code), math_(code, isa) {}
+EpilogueEmitter::EpilogueEmitter(Xbyak::CodeGenerator& code, Isa isa, bool narrow_avx512)
+    : code_(code), math_(code, isa), narrow_avx512_(narrow_avx512) {}
 
 void EpilogueEmitter::zero(int r) {
     if (r < 16) {
@@ -58,6 +59,59 @@ void EpilogueEmitter::store(const RegExp& address, int src, bool masked, const E
         code_.vmovups(Ymm(mask_temp), code_.ptr[context.scratch]);
         code_.vmaskmovps(code_.ptr[address], Ymm(mask_temp), Ymm(src));
     }
+}
+
+void EpilogueEmitter::load_bytes(int dst, const RegExp& address, int tail, const EpilogueContext& context) {
+    const Xmm low(dst);
+    if (math_.is_avx512()) {
+        code_.vpmovzxbd(tail == 0 ? Zmm(dst) : Zmm(dst) | context.tail_opmask | Xbyak::util::T_z, code_.ptr[address]);
+    } else if (tail == 0) {
+        code_.vpmovzxbd(Ymm(dst), code_.ptr[address]);
+    } else {
+        int done = 0;
+        if ((tail & 4) != 0) {
+            code_.vmovd(low, code_.ptr[address]);
+            done = 4;
+        } else {
+            code_.vpxor(low, low, low);
+        }
+        if ((tail & 2) != 0) {
+            code_.vpinsrw(low, low, code_.ptr[address + done], static_cast<uint8_t>(done / 2));
+            done += 2;
+        }
+        if ((tail & 1) != 0) code_.vpinsrb(low, low, code_.ptr[address + done], static_cast<uint8_t>(done));
+        code_.vpmovzxbd(Ymm(dst), low);
+    }
+    code_.vcvtdq2ps(reg(dst), reg(dst));
+}
+
+// Converted integers are taken as unsigned where AVX-512 narrows them: what overflowed is 2^31 then, and saturates.
+void EpilogueEmitter::store_bytes(const RegExp& address, int src, int tail, const EpilogueContext& context, int temp) {
+    const Xmm low(src);
+    code_.vcvtps2dq(reg(src), reg(src));
+    if (math_.is_avx512()) {
+        const Xbyak::Address to = code_.ptr[address];
+        return code_.vpmovusdb(tail == 0 ? to : to | context.tail_opmask, Zmm(src));
+    }
+    if (narrow_avx512_) {
+        if (tail == 0) return code_.vpmovusdb(code_.ptr[address], Ymm(src));
+        code_.vpmovusdb(low, Ymm(src));
+    } else {
+        code_.vextracti128(Xmm(temp), Ymm(src), 1);
+        code_.vpackusdw(low, low, Xmm(temp));
+        code_.vpackuswb(low, low, low);
+        if (tail == 0) return code_.vmovq(code_.ptr[address], low);
+    }
+    int done = 0;
+    if ((tail & 4) != 0) {
+        code_.vmovd(code_.ptr[address], low);
+        done = 4;
+    }
+    if ((tail & 2) != 0) {
+        code_.vpextrw(code_.ptr[address + done], low, static_cast<uint8_t>(done / 2));
+        done += 2;
+    }
+    if ((tail & 1) != 0) code_.vpextrb(code_.ptr[address + done], low, static_cast<uint8_t>(done));
 }
 
 void EpilogueEmitter::apply(std::span<const PostOp> post_ops, const TileRegisters& tile,
@@ -156,18 +210,49 @@ void EpilogueEmitter::apply_channel(const PostOp& op, const TileRegisters& tile,
     }
 }
 
+/// From bytes of elements of one size to those of another; 1 and 4 are the sizes.
+void EpilogueEmitter::scale_offset(const Reg64& offset, int from, int to) {
+    if (from < to) code_.shl(offset, 2);
+    if (from > to) code_.sar(offset, 2);
+}
+
 void EpilogueEmitter::apply_tensor(const PostOp& op, const TileRegisters& tile, const EpilogueContext& context) {
     const int operand = tile.temp(0), temp = tile.temp(1);
     const int vector_bytes = math_.is_avx512() ? 64 : 32;
     const Reg64& base = context.rows.bases[0];
     code_.mov(base, code_.ptr[context.operands]);
     code_.mov(base, code_.ptr[base + op.operand * 8]);
-    code_.add(base, context.tensor_offset);
+    // Offsets in bytes of C become those of the operand.
+    const int element = op.bytes ? 1 : 4;
+    if (element == context.element) {
+        code_.add(base, context.tensor_offset);
+    } else {
+        code_.mov(context.scratch, context.tensor_offset);
+        scale_offset(context.scratch, context.element, element);
+        code_.add(base, context.scratch);
+        scale_offset(context.rows.stride, context.element, element);
+    }
     context.rows.emit_spread(code_, tile.rows, context.scratch);
+    const bool multiplies = op.bytes && op.kind == PostOp::Kind::add_tensor && op.beta == 0;
+    if (op.bytes) {
+        math_.broadcast(tile.temp(2), op.alpha);
+        if (!multiplies) math_.broadcast(tile.temp(3), op.beta);
+    }
     for (int row = 0; row < tile.rows; ++row) {
         for (int v = 0; v < tile.vectors; ++v) {
             const int r = tile.at(row, v);
-            load(operand, context.rows.at(row, v * vector_bytes), tile.masked && v + 1 == tile.vectors, context, temp);
+            const bool last = tile.masked && v + 1 == tile.vectors;
+            const RegExp address = context.rows.at(row, v * vector_bytes / 4 * element);
+            if (op.bytes) {
+                load_bytes(operand, address, last ? tile.tail : 0, context);
+                if (multiplies) {
+                    code_.vfmadd231ps(reg(r), reg(operand), reg(tile.temp(2)));
+                    continue;
+                }
+                code_.vfmadd213ps(reg(operand), reg(tile.temp(2)), reg(tile.temp(3)));
+            } else {
+                load(operand, address, last, context, temp);
+            }
             switch (op.kind) {
                 case PostOp::Kind::add_tensor:
                     code_.vaddps(reg(r), reg(r), reg(operand));
@@ -195,6 +280,7 @@ void EpilogueEmitter::apply_tensor(const PostOp& op, const TileRegisters& tile, 
             }
         }
     }
+    if (element != context.element) scale_offset(context.rows.stride, element, context.element);
 }
 
 }  // namespace planish::cpu

@@ -29,6 +29,10 @@ struct GemmKernelArgs {
     const void* prefetch = nullptr;          ///< what to bring towards L2 meanwhile: the next panel
     int64_t b_stream = 0;                    ///< of `streams`: between the vectors of a row of B
     int64_t tail = 0;                        ///< valid lanes of the last vector, when masked
+    // Of integer products, all at `column_offset`: readable to the end of the tile's last vector.
+    const int32_t* start = nullptr;
+    const float* scale = nullptr;
+    const float* bias = nullptr;
 };
 
 struct GemmKernelKey {

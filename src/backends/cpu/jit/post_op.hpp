@@ -60,7 +60,8 @@ struct PostOp {
     Kind kind = Kind::relu;
     float alpha = 0;
     float beta = 0;
-    int operand = -1;  ///< index into the list of operand pointers given at run time; -1 = none
+    int operand = -1;    ///< index into the list of operand pointers given at run time; -1 = none
+    bool bytes = false;  ///< a tensor operand is stored in bytes (u8): its elements are alpha * byte + beta
 
     friend bool operator==(const PostOp&, const PostOp&) = default;
 };
@@ -70,7 +71,7 @@ using PostOps = std::vector<PostOp>;
 /// Whether both give the same machine code. Bits decide: 0 and -0 are different constants, a NaN equals itself.
 inline bool same_code(const PostOps& x, const PostOps& y) {
     const auto same = [](const PostOp& p, const PostOp& q) {
-        return p.kind == q.kind && p.operand == q.operand &&
+        return p.kind == q.kind && p.operand == q.operand && p.bytes == q.bytes &&
                std::bit_cast<uint32_t>(p.alpha) == std::bit_cast<uint32_t>(q.alpha) &&
                std::bit_cast<uint32_t>(p.beta) == std::bit_cast<uint32_t>(q.beta);
     };

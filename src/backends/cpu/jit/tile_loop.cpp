@@ -39,9 +39,15 @@ bool is_addition(const PostOp& op) {
            op.kind == PostOp::Kind::sub_tensor;
 }
 
+int most_rows(const TileLoop::Problem& problem, Isa isa, PanelWidth width) {
+    const Isa kernel = kernel_isa(width.vector);
+    const int vectors = width.nr / width.vector;
+    return problem.bytes ? max_i8_tile_rows(kernel, isa >= Isa::avx512_vnni, vectors) : max_tile_rows(kernel, vectors);
+}
+
 struct Tiling {
-    Tiling(const TileLoop::Problem& problem, PanelWidth width)
-        : limit(max_tile_rows(kernel_isa(width.vector), width.nr / width.vector)),
+    Tiling(const TileLoop::Problem& problem, Isa isa, PanelWidth width)
+        : limit(most_rows(problem, isa, width)),
           tiles(ceil_div(problem.rows, limit)),
           small(problem.rows / tiles),
           large(problem.rows % tiles) {}
@@ -63,8 +69,8 @@ double tile_cycles(double k, int64_t rows, int64_t vectors, int vector) {
     return k * step + (overlaps ? kOverlappedOverhead + registers / rate : kTileOverhead + 2 * registers / rate);
 }
 
-double problem_cycles(const TileLoop::Problem& problem, PanelWidth width) {
-    const Tiling tiling(problem, width);
+double problem_cycles(const TileLoop::Problem& problem, Isa isa, PanelWidth width) {
+    const Tiling tiling(problem, isa, width);
     const auto k = static_cast<double>(problem.k * problem.segments);
     const int64_t full = width.nr / width.vector, columns = ceil_div(problem.n, width.vector);
     const auto panel = [&](int64_t vectors) {
@@ -83,8 +89,8 @@ PanelWidth choose_panel_width(Isa isa, const TileLoop::Problem& problem) {
     for (int vector = vector_floats(isa); vector >= 8; vector /= 2) {
         for (int vectors = 1; vectors <= kMaxTileVectors; ++vectors) {
             const PanelWidth width{vectors * vector, vector};
-            if (max_tile_rows(kernel_isa(vector), vectors) < 1 || (vectors - 1) * vector >= problem.n) continue;
-            const double cycles = problem_cycles(problem, width);
+            if (most_rows(problem, isa, width) < 1 || (vectors - 1) * vector >= problem.n) continue;
+            const double cycles = problem_cycles(problem, isa, width);
             if (cycles < best) {
                 best = cycles;
                 chosen = width;
@@ -94,13 +100,14 @@ PanelWidth choose_panel_width(Isa isa, const TileLoop::Problem& problem) {
     return chosen;
 }
 
-TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, PanelWidth width) : problem_(problem) {
+TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, PanelWidth width)
+    : problem_(problem), isa_(isa) {
     // One row reads B once and multiplies little: memory is the limit, and several streams bring more of it than one.
-    const bool streams = width.nr == 0 && problem.rows * problem.lines == 1;
+    const bool streams = width.nr == 0 && problem.rows * problem.lines == 1 && !problem.bytes;
     if (streams) width = {vector_floats(isa), vector_floats(isa)};
     if (width.nr == 0) width = choose_panel_width(isa, problem);
     if (width.vector > vector_floats(isa) || width.vector < 8 || width.nr % width.vector != 0 ||
-        max_tile_rows(kernel_isa(width.vector), width.nr / width.vector) < 1) {
+        most_rows(problem, isa, width) < 1) {
         fail(ErrorCode::invalid_argument, "no kernel for panels of " + std::to_string(width.nr) +
                                               " columns in vectors of " + std::to_string(width.vector) + " on " +
                                               std::string(to_string(isa)));
@@ -110,7 +117,7 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     if (streams) joined_ = kStreams;
     // A matrix narrower than a panel has one panel of fewer vectors, which allow more rows.
     width.nr = static_cast<int32_t>(layout_.width(0));
-    const Tiling tiling(problem, width);
+    const Tiling tiling(problem, isa, width);
     tiles_ = tiling.tiles;
     tile_rows_ = tiling.small;
     large_tiles_ = tiling.large;
@@ -120,7 +127,7 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     const auto late = std::find_if(post_ops.begin(), post_ops.end(), [](const PostOp& op) { return !is_addition(op); });
     const bool late_tensor =
         std::any_of(late, post_ops.end(), [](const PostOp& op) { return has_tensor_operand(op.kind); });
-    if (late_tensor || streams) {
+    if (late_tensor || streams || problem.bytes) {  // sums of integers cannot continue from a result
         blocks_.push_back({0, problem_.segments, 0, problem_.k});
     } else {
         split_k();
@@ -133,7 +140,8 @@ TileLoop::TileLoop(const Problem& problem, const PostOps& post_ops, Isa isa, Pan
     // streams, which the processor follows by itself.
     const int64_t sharing = tiles_ * problem.lines, lines_of_panel = layout_.nr * 4 * kPrefetchSteps / 64;
     prefetch_lines_ = sharing * tile_rows_ < 8 ? 0 : std::min<int64_t>(ceil_div(lines_of_panel, sharing), 8);
-    generate_kernels({post_ops.begin(), late}, {late, post_ops.end()});
+    const auto middle = problem.bytes ? post_ops.begin() : late;
+    generate_kernels({post_ops.begin(), middle}, {middle, post_ops.end()});
 }
 
 void TileLoop::generate_kernels(const PostOps& early, const PostOps& late) {
@@ -145,12 +153,17 @@ void TileLoop::generate_kernels(const PostOps& early, const PostOps& late) {
             for (const Tile tile : {small_tile, large_tile}) {
                 if (tile == large_tile && large_tiles_ == 0) continue;
                 if (panel == full_panel && last == 0) continue;
+                const int64_t rows = tile_rows_ + (tile == large_tile ? 1 : 0);
+                const int64_t vectors = std::min(panel_vectors, layout_.columns() / layout_.vector -
+                                                                    (panel == last_panel ? last * panel_vectors : 0));
+                if (problem_.bytes) {
+                    kernels_[stage][panel][tile] = generate_i8_kernel(rows, vectors, panel == last_panel, late);
+                    continue;
+                }
                 GemmKernelKey key;
                 key.isa = kernel_isa(layout_.vector);
-                key.rows = static_cast<int>(tile_rows_ + (tile == large_tile ? 1 : 0));
-                key.vectors =
-                    static_cast<int>(std::min(panel_vectors, layout_.columns() / layout_.vector -
-                                                                 (panel == last_panel ? last * panel_vectors : 0)));
+                key.rows = static_cast<int>(rows);
+                key.vectors = static_cast<int>(vectors);
                 key.streams = joined_ > 1;
                 key.masked = panel == last_panel && problem_.n % layout_.vector != 0;
                 key.prefetch_lines = static_cast<int>(prefetch_lines_);
@@ -163,6 +176,20 @@ void TileLoop::generate_kernels(const PostOps& early, const PostOps& late) {
             }
         }
     }
+}
+
+GemmKernel TileLoop::generate_i8_kernel(int64_t rows, int64_t vectors, bool last_panel, const PostOps& post_ops) const {
+    GemmI8KernelKey key;
+    key.isa = kernel_isa(layout_.vector);
+    key.vnni = isa_ >= Isa::avx512_vnni;
+    key.rows = static_cast<int>(rows);
+    key.vectors = static_cast<int>(vectors);
+    if (last_panel) key.tail = static_cast<int>(problem_.n % layout_.vector);
+    key.steps = problem_.bytes->steps;
+    key.prefetch_lines = static_cast<int>(prefetch_lines_);
+    key.post_ops = post_ops;
+    key.result = problem_.bytes->result;
+    return gemm_i8_kernel(key);
 }
 
 void TaskGrid::bounds(int64_t task, TileLoop::Call& call) const {
@@ -257,13 +284,16 @@ void TileLoop::run_panel(const Call& call, const KBlock& block, Stage stage, int
     args.operands = call.operands;
     args.column_offset = call.channel_offset + column * 4;
     args.tail = layout_.n % layout_.vector;
+    args.start = call.start;
+    args.scale = call.scale;
+    args.bias = call.bias;
 
     const char* prefetch = reinterpret_cast<const char*>(next);
     const int64_t prefetched_per_tile = block.segments * (block.k / kPrefetchSteps) * prefetch_lines_ * 64;
     const int64_t split = std::clamp(large_tiles_, first_tile, last_tile);
     for (int64_t line = 0; line < call.lines; ++line) {
         const char* a = reinterpret_cast<const char*>(call.a) + line * call.a_line + block.offset * 4;
-        const int64_t c = line * call.c_line + column * 4;
+        const int64_t c = line * call.c_line + column * problem_.c_element();
         const auto run_tiles = [&](Tile tile, int64_t first, int64_t last) {
             if (first == last) return;
             const int64_t row = first_row(first);

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/gemm_i8_kernel.hpp"
 #include "backends/cpu/jit/gemm_kernel.hpp"
 #include "backends/cpu/jit/pack.hpp"
 #include "backends/cpu/jit/post_op.hpp"
@@ -15,14 +17,22 @@ namespace planish::cpu {
 
 /// A product whose rows come in `lines` of equal length. Within a line, rows lie at a constant stride; K is the
 /// concatenation of `segments` pieces of `k` contiguous floats. A plain matrix product is one line, one segment.
+/// In integer products a step of four bytes stands where float32 ones have an element of K, and B has four rows for it.
 class TileLoop {
   public:
+    struct Bytes {
+        ByteSteps steps;
+        ByteResult result;
+    };
     struct Problem {
         int64_t rows = 0;  ///< in a line
         int64_t n = 0;
-        int64_t k = 0;  ///< floats in a segment
+        int64_t k = 0;  ///< floats, or steps, in a segment
         int64_t segments = 1;
-        int64_t lines = 1;  ///< in most calls
+        int64_t lines = 1;                          ///< in most calls
+        std::optional<Bytes> bytes = std::nullopt;  ///< of an integer product
+
+        int64_t c_element() const { return bytes && bytes->result.bytes ? 1 : 4; }  ///< bytes of an element of C
     };
 
     /// One run over a rectangle of tiles x panels. Strides and offsets in bytes.
@@ -35,8 +45,10 @@ class TileLoop {
         const float* next = nullptr;  ///< what to prefetch during the last panel: the packed B of a later call, if any
         int64_t lda = 0, ldc = 0;
         int64_t lines = 1, a_line = 0, c_line = 0;
-        int64_t channel_offset = 0;  ///< of column 0 in a channel operand
-        int64_t tensor_offset = 0;   ///< of c from the base of a tensor operand
+        int64_t channel_offset = 0;  ///< of column 0 in a channel operand and in the three arrays below
+        int64_t tensor_offset = 0;   ///< of c from the base of a tensor operand with elements as large as C's
+        const int32_t* start = nullptr;
+        const float *scale = nullptr, *bias = nullptr;
         int64_t first_tile = 0, last_tile = 0;
         int64_t first_panel = 0, last_panel = 0;
     };
@@ -68,10 +80,12 @@ class TileLoop {
 
     void split_k();
     void generate_kernels(const PostOps& early, const PostOps& late);
+    GemmKernel generate_i8_kernel(int64_t rows, int64_t vectors, bool last_panel, const PostOps& post_ops) const;
     void run_panel(const Call& call, const KBlock& block, Stage stage, int64_t panel, int64_t first_tile,
                    int64_t last_tile, const float* next) const;
 
     Problem problem_;
+    Isa isa_ = Isa::avx2;
     PackLayout layout_;
     int64_t tiles_ = 0, tile_rows_ = 0, large_tiles_ = 0;
     int64_t joined_ = 1;          ///< panels of the layout that one kernel call reads, each as a stream of its own
