@@ -30,3 +30,7 @@ echo "set(PACKAGE_VERSION $version)
 set(PACKAGE_VERSION_COMPATIBLE TRUE)" >"$folder/lib/cmake/fmt/fmt-config-version.cmake"
 strip --strip-debug "$folder"/lib/*.a
 du -sh "$folder"
+# ONNX's cases for scripts/test-gpu.sh nodes: the package need not be there.
+if python3 -c 'import onnx' 2>/dev/null; then
+    python3 -W ignore "$root/tests/gpu/collect_nodes.py" "$(dirname "$folder")/nodes.zip"
+fi

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <random>
 
 #include "backends/cuda/convert.hpp"
 #include "backends/cuda/kernels/convert_params.h"
@@ -43,28 +45,29 @@ struct Bench {
         for (int64_t i = 0; i < kCount; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i);
     }
 
-    static Step convert(DType from, DType to, Slot in, Slot out) {
+    static Step convert(DType from, DType to, Slot in, Slot out, int64_t count) {
         Step step;
-        step.kernel = make_convert_kernel({kCount}, {Layout::plain, from}, {Layout::plain, to});
+        step.kernel = make_convert_kernel({count}, {Layout::plain, from}, {Layout::plain, to});
         step.info.name = step.kernel.name;
         step.inputs = {in};
         step.outputs = {out};
-        step.input_bytes = {byte_size(from, kCount)};
-        step.output_bytes = {byte_size(to, kCount)};
+        step.input_bytes = {byte_size(from, count)};
+        step.output_bytes = {byte_size(to, count)};
         for (size_t i = 0; i < step.kernel.launches.size(); ++i)
             step.binaries.push_back(std::make_shared<Binary>(Binary{step.kernel.name, {std::byte{1}}, {}}));
         return step;
     }
 
-    static std::unique_ptr<CudaProgram> make(bool host, std::shared_ptr<DeviceStore> store = nullptr) {
+    static std::unique_ptr<CudaProgram> make(bool host, std::shared_ptr<DeviceStore> store = nullptr,
+                                             int64_t count = kCount) {
         const Slot input{Slot::Base::input, 0, 0, nullptr}, output{Slot::Base::output, 0, 0, nullptr},
             first{Slot::Base::arena, 0, 0, nullptr}, second{Slot::Base::arena, 0, 256, nullptr};
         CudaProgram::Parts parts;
         parts.graph = std::make_unique<Graph>();
         parts.environment.arch = {9, 0, true};
-        parts.inputs = {{"x", DType::f32, {kCount}}};
-        parts.outputs = {{"y", DType::f32, {kCount}}};
-        parts.steps.push_back(convert(DType::f32, DType::f16, input, first));
+        parts.inputs = {{"x", DType::f32, {count}}};
+        parts.outputs = {{"y", DType::f32, {count}}};
+        parts.steps.push_back(convert(DType::f32, DType::f16, input, first, count));
         if (host) {
             Step step;
             step.info.name = "double";
@@ -80,10 +83,10 @@ struct Bench {
             };
             parts.steps.push_back(std::move(step));
         }
-        parts.steps.push_back(convert(DType::f16, DType::f32, host ? second : first, output));
+        parts.steps.push_back(convert(DType::f16, DType::f32, host ? second : first, output, count));
         parts.constants = {Tensor(DType::f32, {1000})};
         parts.store = std::move(store);
-        parts.arena_bytes = 512;
+        parts.arena_bytes = std::max<int64_t>(512, 2 * count);
         parts.device = 0;
         return std::make_unique<CudaProgram>(std::move(parts));
     }
@@ -209,6 +212,39 @@ TEST(CudaProgram, AStateForgetsProgramsThatAreGone) {
         if (i == 3) flat = bench.driver.device_bytes();
     }
     EXPECT_EQ(bench.driver.device_bytes(), flat);
+}
+
+// An engine keeps 16 of 60 programs; two contexts run them by turns.
+TEST(CudaProgram, ManyRunsOfRandomSizesKeepMemoryFlat) {
+    Bench bench;
+    const std::unique_ptr<DeviceState> states[] = {make_state(bench.gpu), make_state(bench.gpu)};
+    constexpr int kRuns = 10000, kSizes = 60;
+    constexpr size_t kKept = 16;
+    std::vector<float> x(kCount * kSizes), y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 100);
+    std::mt19937 random(1);
+    std::map<int64_t, std::unique_ptr<CudaProgram>> programs;
+    size_t most[2] = {}, pinned[2] = {};
+    for (int run = 0; run < kRuns; ++run) {
+        // The largest first, so that arenas and staging memory are as large as they get.
+        const int64_t count = kCount * (run < 2 * kSizes ? kSizes - run / 2 : 1 + random() % kSizes);
+        if (!programs.contains(count)) {
+            if (programs.size() == kKept) programs.erase(std::next(programs.begin(), random() % kKept));
+            programs[count] = Bench::make(false, nullptr, count);
+        }
+        std::fill_n(y.begin(), count, -1.0F);
+        const void* in[] = {x.data()};
+        void* out[] = {y.data()};
+        programs[count]->run_in(in, out, *states[run % 2], 0);
+        ASSERT_TRUE(std::equal(x.begin(), x.begin() + count, y.begin())) << "run " << run;
+        if (run < kRuns / 5) continue;
+        const size_t half = run < kRuns / 2 ? 0 : 1;
+        most[half] = std::max(most[half], bench.driver.device_bytes());
+        pinned[half] = std::max(pinned[half], bench.driver.pinned_bytes());
+    }
+    EXPECT_GT(bench.driver.counts.instantiated, kRuns / 4);  // programs did come and go
+    EXPECT_LE(most[1], most[0]);
+    EXPECT_EQ(pinned[1], pinned[0]);
 }
 
 TEST(CudaProgram, ObserversSeeOperandsInTheirOwnTypes) {

@@ -1,0 +1,220 @@
+"""Every kernel family on a GPU over odd shapes, against the CPU in float32: one region a case, in every precision, by
+every tactic that the tuner would time. Prints a line a case; the exit code is the number of failures. Needs NumPy
+alone, so that compute-sanitizer has little else to watch: `--first` runs the tactic of the cost model only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from onnx_bytes import model, node
+
+import planish
+
+UNIT = {"fp32": 2.0**-24, "tf32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}  # of what is stored
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+
+
+def bfloat16(x: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def held(x: np.ndarray, precision: str) -> np.ndarray:
+    """Numbers that are stored and multiplied as they are: tf32 has the fraction bits of float16."""
+    if precision == "fp32":
+        return x.astype(np.float32)
+    return bfloat16(x) if precision == "bf16" else x.astype(np.float16).astype(np.float32)
+
+
+class Case:
+    """A chain of nodes on inputs of fixed shapes; `terms`: how many products a sum has."""
+
+    def __init__(self, name: str, nodes: list[bytes], inputs: dict, output: list[int], weights: dict, terms: int = 1):
+        self.name, self.nodes, self.inputs, self.output, self.terms = name, nodes, inputs, output, terms
+        rng = np.random.default_rng(len(name))
+        self.weights = {
+            key: value if isinstance(value, np.ndarray) else rng.standard_normal(value)
+            for key, value in weights.items()
+        }
+        self.feeds = {key: rng.standard_normal(shape) for key, shape in inputs.items()}
+
+    def bytes(self, precision: str) -> bytes:
+        constants = {k: held(v, precision) if v.dtype.kind == "f" else v for k, v in self.weights.items()}
+        return model(self.nodes, self.inputs, {"y": self.output}, constants)
+
+
+def gemm(m: int, n: int, k: int, tail: str = "Relu") -> Case:
+    nodes = [node("Gemm", ["x", "w", "b"], ["p"], transB=1), node(tail, ["p"], ["y"])]
+    return Case(f"gemm {m}x{n}x{k} {tail}", nodes, {"x": [m, k]}, [m, n], {"w": (n, k), "b": (n,)}, k)
+
+
+def matmul(batch: int, m: int, n: int, k: int) -> Case:
+    nodes = [node("MatMul", ["x", "z"], ["y"])]
+    inputs = {"x": [batch, m, k], "z": [batch, k, n]}
+    return Case(f"matmul {batch}x{m}x{n}x{k}", nodes, inputs, [batch, m, n], {}, k)
+
+
+def conv(
+    images: int,
+    channels: int,
+    size: tuple[int, int],
+    out: int,
+    kernel: int,
+    stride: int = 1,
+    group: int = 1,
+    dilation: int = 1,
+    residual: bool = False,
+) -> Case:
+    pad = kernel // 2 * dilation
+    sizes = [(s + 2 * pad - (kernel - 1) * dilation - 1) // stride + 1 for s in size]
+    attributes = {"pads": [pad] * 4, "strides": [stride] * 2, "dilations": [dilation] * 2, "group": group}
+    nodes = [node("Conv", ["x", "w", "b"], ["c"], **attributes)]
+    inputs = {"x": [images, channels, *size]}
+    output = [images, out, *sizes]
+    if residual:
+        inputs["r"] = output
+        nodes.append(node("Add", ["c", "r"], ["s"]))
+    nodes.append(node("Relu", ["s" if residual else "c"], ["y"]))
+    name = f"conv {images}x{channels}x{size[0]}x{size[1]} to {out} {kernel}x{kernel}/{stride} g{group} d{dilation}"
+    weights = {"w": (out, channels // group, kernel, kernel), "b": (out,)}
+    return Case(name + " +" * residual, nodes, inputs, output, weights, channels // group * kernel * kernel)
+
+
+def conv_transpose(channels: int, size: int, out: int, kernel: int, stride: int) -> Case:
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[stride] * 2, pads=[1] * 4)]
+    to = (size - 1) * stride + kernel - 2
+    name = f"conv_transpose {channels}x{size} to {out} {kernel}x{kernel}/{stride}"
+    shapes = {"x": [2, channels, size, size]}
+    return Case(
+        name, nodes, shapes, [2, out, to, to], {"w": (channels, out, kernel, kernel)}, channels * kernel * kernel
+    )
+
+
+def attention(heads: int, queries: int, keys: int, dim: int) -> Case:
+    nodes = [node("Attention", ["q", "k", "v"], ["y"])]
+    inputs = {"q": [2, heads, queries, dim], "k": [2, heads, keys, dim], "v": [2, heads, keys, dim]}
+    return Case(f"attention {heads}x{queries}x{keys}x{dim}", nodes, inputs, inputs["q"], {}, keys + dim)
+
+
+def row_op(op: str, rows: int, columns: int, **weights) -> Case:
+    nodes = [node(op, ["x", *weights], ["y"])]
+    return Case(f"{op} {rows}x{columns}", nodes, {"x": [rows, columns]}, [rows, columns], weights, columns)
+
+
+def cases() -> list[Case]:
+    axis = {"a": np.array([1], np.int64)}
+    return [
+        gemm(1, 1000, 512),
+        gemm(37, 72, 200, "Gelu"),
+        gemm(130, 264, 96, "Tanh"),
+        gemm(300, 21, 37, "Sigmoid"),
+        gemm(513, 520, 1032),
+        matmul(3, 70, 72, 40),
+        matmul(2, 21, 33, 19),
+        conv(2, 40, (11, 9), 72, 3),
+        conv(1, 64, (7, 7), 128, 1, residual=True),
+        conv(2, 16, (23, 17), 24, 3, stride=2, dilation=2),
+        conv(1, 256, (7, 7), 256, 3, residual=True),
+        conv(2, 32, (9, 7), 48, 3, group=4, residual=True),
+        conv(1, 15, (6, 7), 21, 3, group=3),
+        conv(2, 3, (33, 41), 24, 7, stride=2),
+        conv(1, 3, (32, 48), 20, 4, stride=4),
+        conv(2, 24, (15, 13), 24, 5, group=24),
+        conv_transpose(16, 9, 12, 4, 2),
+        attention(3, 61, 130, 64),
+        attention(2, 1, 300, 128),
+        row_op("Softmax", 13, 197),
+        row_op("LayerNormalization", 13, 768, s=(768,), b=(768,)),
+        Case("max_pool", [node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2])], {"x": [2, 20, 13, 11]},
+             [2, 20, 6, 5], {}),
+        Case("mean", [node("ReduceMean", ["x", "a"], ["y"])], {"x": [7, 130, 24]}, [7, 1, 24], axis, 130),
+        Case("transpose", [node("Transpose", ["x"], ["y"], perm=[0, 2, 1])], {"x": [2, 100, 70]}, [2, 70, 100], {}),
+        Case("point-wise", [node("Sigmoid", ["x"], ["s"]), node("Mul", ["s", "z"], ["y"])],
+             {"x": [3, 65, 7], "z": [3, 65, 7]}, [3, 65, 7], {}),
+    ]  # fmt: skip
+
+
+def tactics(case: Case, precision: str, target: str, folder: Path):
+    """Yields (name, arguments of build): the cost model's choice, then everyone that the tuner times."""
+    common = {"target": target, "precision": precision, "progress": False, "verify": False, "timing_cache": None}
+    yield "default", common | {"optimization_level": 1}
+    path = folder / "times.json"
+    path.unlink(missing_ok=True)
+    planish.build(case.bytes(precision), **(common | {"optimization_level": 3, "timing_cache": path}))
+    if not path.exists():
+        return
+    cache = json.loads(path.read_text())
+    names = {name for entry in cache["entries"].values() for name in entry["nanoseconds"]}
+    for name in sorted(names - {"default", "tuned", "fused"}):
+        # With these times everybody who can takes this one. What was said of the network as a whole is forgotten.
+        chosen = folder / "chosen.json"
+        entries = {}
+        for key, entry in cache["entries"].items():
+            if entry["region"] != "network":
+                entries[key] = entry | {"noise": 0, "nanoseconds": {n: 10**6 for n in entry["nanoseconds"]}}
+                if name in entry["nanoseconds"]:
+                    entries[key]["nanoseconds"][name] = 10**3
+        chosen.write_text(json.dumps(cache | {"entries": entries}))
+        yield name, common | {"optimization_level": 2, "timing_cache": chosen}
+
+
+def check(case: Case, precision: str, feeds: dict, expected: np.ndarray, build: dict, device: str) -> str:
+    """What ran, and how far off it was. Sums of `terms` products in float32, in any order, each term below three times
+    the largest result (or 1); a few functions of them; then rounded to what is stored."""
+    plan = planish.build(case.bytes(precision), **build)
+    engine = planish.load(plan, device)
+    actual = np.full(case.output, np.nan, np.float32)
+    for _ in range(2):  # the second time semaphores must be as the first run found them
+        actual.fill(np.nan)
+        engine.run(feeds, {"y": actual})
+        largest = max(1.0, float(np.abs(expected).max()))
+        unit = UNIT[precision] if device != "cpu" else 2.0**-24
+        # GELU, tanh and the exponentials of 16-bit plans are good to 2^-16 (kernels/math.cuh).
+        functions = 2.0**-14 if unit > 2.0**-24 else 2.0**-20
+        tolerance = (3 * case.terms * 2.0**-24 + functions) * largest + 1.01 * unit * np.abs(expected) + 2.0**-24
+        excess = np.abs(actual - expected) / tolerance
+        worst = float(np.nanmax(excess)) if np.isfinite(actual).all() else float("nan")
+        assert worst <= 1, f"error {worst:.3g} times the tolerance at {np.unravel_index(excess.argmax(), excess.shape)}"
+    rows = engine.layers({key: value.shape for key, value in feeds.items()})
+    where = "" if all(row["placement"] == "cuda" for row in rows) or device == "cpu" else " (CPU takes part)"
+    kernels = ", ".join(row["implementation"] for row in rows if not row["name"].startswith("convert"))
+    return f"{kernels}{where}: {worst:.2f} of the tolerance"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--precision", default=",".join(PRECISIONS))
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--first", action="store_true", help="the tactic of the cost model only")
+    options = parser.parse_args()
+    target = "cpu" if options.device == "cpu" else "cuda"
+    failed = passed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for case in (case for case in cases() if options.only in case.name):
+            for precision in options.precision.split(","):
+                feeds = {key: held(value, precision) for key, value in case.feeds.items()}
+                plan = planish.build(case.bytes(precision), progress=False, verify=False, optimization_level=1)
+                expected = planish.load(plan, "cpu").run(feeds)["y"]
+                stated = precision if target != "cpu" else "fp32"
+                for name, build in tactics(case, stated, target, Path(folder)):
+                    try:
+                        note = check(case, precision, feeds, expected, build, options.device)
+                        passed += 1
+                        print(f"PASS {case.name} {precision} {name}: {note}", flush=True)
+                    except (planish.Error, AssertionError) as error:
+                        failed += 1
+                        print(f"FAIL {case.name} {precision} {name}: {error}", flush=True)
+                    if options.first:
+                        break
+    print(f"{passed} passed, {failed} failed")
+    return min(failed, 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
