@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/conv_i8.hpp"
 #include "backends/cpu/jit/gemm_i8.hpp"
 #include "backends/cpu/roofline.hpp"
 #include "base/aligned_buffer.hpp"
@@ -29,7 +30,7 @@ double peak_operations(int threads) {
 template <typename T>
 std::vector<T> make_bytes(int64_t count) {
     std::vector<T> bytes(static_cast<size_t>(count));
-    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<T>(i * 7919 % 255 - (sizeof(T) > 1 ? 0 : 127));
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<T>(i * 7919 % 255 - 127);
     return bytes;
 }
 
@@ -58,6 +59,23 @@ void run_gemm(benchmark::State& state, const GemmShape& s, Isa isa) {
             [&](ThreadPool& pool, int threads) { plan.run(a.data(), weights, terms, c.data(), {}, pool, threads); });
 }
 
+void run_conv(benchmark::State& state, const ConvShape& s, Isa isa) {
+    const ConvI8Plan plan(s, {{PostOp::Kind::clip, 0, 6}}, kInput.zero, kOutput, isa);
+    const int64_t taps = s.c * s.kh * s.kw, outputs = s.oh() * s.ow() * s.oc;
+    const auto x = make_bytes<uint8_t>(s.h * s.w * s.c);
+    const auto w = make_bytes<int8_t>(s.oc * taps);
+    const std::vector<float> scales(static_cast<size_t>(s.oc), 0.001F), bias(static_cast<size_t>(s.oc), 0.5F);
+    AlignedBuffer packed(static_cast<size_t>(plan.packed_weight_size()));
+    AlignedBuffer workspace(plan.workspace(static_cast<int>(state.range(0))));
+    auto* weights = reinterpret_cast<int8_t*>(packed.data());
+    plan.pack_weights(w.data(), weights);
+    const ColumnTerms terms = plan.terms(weights, kInput.scale, scales, bias);
+    std::vector<uint8_t> y(static_cast<size_t>(outputs));
+    measure(state, 2.0 * static_cast<double>(outputs * taps), [&](ThreadPool& pool, int threads) {
+        plan.run(x.data(), weights, terms, y.data(), {}, workspace.data(), pool, threads);
+    });
+}
+
 template <typename Fn>
 void add(const std::string& kind, const std::string& name, Isa isa, Fn fn) {
     const int most = ThreadPool::process().size();
@@ -72,6 +90,8 @@ const bool kRegistered = [] {
         if (isa > detect_isa()) continue;
         for (const auto& [name, shape] : problems::load<GemmShape>("gemm"))
             add("gemm", name, isa, [=, s = shape](benchmark::State& state) { run_gemm(state, s, isa); });
+        for (const auto& [name, shape] : problems::load<ConvShape>("conv"))
+            add("conv", name, isa, [=, s = shape](benchmark::State& state) { run_conv(state, s, isa); });
     }
     return true;
 }();
