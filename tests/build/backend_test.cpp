@@ -173,6 +173,55 @@ const Case kCases[] = {
         %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws)
         %y = Conv(%a, %wf, %b) {group = 40, pads = [2, 2, 2, 2]} %c = HardSwish(%y) %d = Add(%c, %x) output %d })",
      "depthwise_i8_5x5s1"},
+    {"quantized_conv",
+     R"(graph "g" { input %x : float32[2, 5, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113] const %t : float32[] = [0.05]
+        const %w : int8[24, 5, 3, 3] = dense<0> const %ws : float32[24] = dense<0> const %b : float32[24] = dense<0>
+        const %lo : float32[] = [0.0] const %hi : float32[] = [6.0]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 0}
+        %y = Conv(%a, %wf, %b) {pads = [1, 1, 1, 1], strides = [2, 2]} %c = Clip(%y, %lo, %hi)
+        %e = QuantizeLinear(%c, %t) output %e })",
+     "conv_i8_u8_3x3"},
+    {"quantized_stem",
+     R"(graph "g" { input %x : float32[1, 3, 19, 17] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %w : int8[32, 3, 3, 3] = dense<0> const %ws : float32[] = [0.01]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws)
+        %y = Conv(%a, %wf) {pads = [1, 1, 1, 1], strides = [2, 2]} %c = HardSwish(%y) output %c })",
+     "conv_i8_f32_3x3"},
+    {"quantized_inverted_residual",
+     R"(graph "g" { input %x : float32[2, 16, 7, 9] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %t : float32[] = [0.04] const %u : float32[] = [0.06] const %v : uint8[] = [90]
+        const %w1 : int8[72, 16, 1, 1] = dense<0> const %s1 : float32[72] = dense<0> const %b1 : float32[72] = dense<0>
+        const %w2 : int8[16, 72, 1, 1] = dense<0> const %s2 : float32[16] = dense<0> const %b2 : float32[16] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %f1 = DequantizeLinear(%w1, %s1) {axis = 0}
+        %c = Conv(%a, %f1, %b1) %d = Relu(%c) %e = QuantizeLinear(%d, %t) %f = DequantizeLinear(%e, %t)
+        %f2 = DequantizeLinear(%w2, %s2) {axis = 0} %g = Conv(%f, %f2, %b2) %h = Add(%a, %g)
+        %i = QuantizeLinear(%h, %u, %v) output %i })",
+     "conv_i8_u8_1x1"},
+    {"quantized_groups",
+     R"(graph "g" { input %x : float32[1, 8, 6, 6] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %w : int8[12, 4, 3, 3] = dense<0> const %ws : float32[12] = dense<0> const %b : float32[12] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 0}
+        %y = Conv(%a, %wf, %b) {group = 2, dilations = [2, 2], pads = [2, 2, 2, 2]} output %y })",
+     "conv_i8_f32_3x3"},
+    {"quantized_gemm",
+     R"(graph "g" { input %x : float32[3, 42] const %s : float32[] = [0.02] const %z : uint8[] = [113] const %t : float32[] = [0.01]
+        const %w : int8[70, 42] = dense<0> const %ws : float32[70] = dense<0> const %b : float32[70] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 0}
+        %y = Gemm(%a, %wf, %b) {transB = 1, alpha = 0.5} %c = Sigmoid(%y) %e = QuantizeLinear(%c, %t) output %e })",
+     "gemm_i8_u8"},
+    {"quantized_linear_gelu_residual",
+     R"(graph "g" { input %x : float32[2, 5, 24] input %r : float32[2, 5, 40] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %t : float32[] = [0.03] const %v : uint8[] = [120]
+        const %w : int8[24, 40] = dense<0> const %ws : float32[40] = dense<0> const %b : float32[40] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 1}
+        %y = MatMul(%a, %wf) %c = Add(%b, %y) %g = Gelu(%c) %d = Add(%r, %g) %e = QuantizeLinear(%d, %t, %v) output %e })",
+     "gemm_i8_u8"},
+    {"quantized_linear_to_floats",
+     R"(graph "g" { input %x : float32[1, 67, 768] input %r : float32[1, 67, 300] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %w : int8[768, 300] = dense<0> const %ws : float32[300] = dense<0> const %b : float32[300] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 1}
+        %i = Relu(%r) %y = MatMul(%a, %wf) %c = Add(%b, %y) %d = Add(%i, %c) output %d })",
+     "gemm_i8_f32"},
     {"attention",
      R"(graph "g" { input %q : float32[2, 7, 24] input %k : float32[2, 9, 24] input %v : float32[2, 9, 24] input %m : float32[2, 1, 1, 9]
         %y = Attention(%q, %k, %v, %m) {q_num_heads = 3, kv_num_heads = 3} output %y })",

@@ -112,7 +112,8 @@ extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;
 extern const Implementation kReduce, kReductionRegion, kArgExtreme, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
-extern const Implementation kQuantizedPointwise, kQuantize, kDequantize, kQuantizedDepthwise;
+extern const Implementation kQuantizedPointwise, kQuantize, kDequantize, kQuantizedDepthwise, kQuantizedConv,
+    kQuantizedGemm;
 extern const Implementation kReference;
 }  // namespace families
 

@@ -61,7 +61,9 @@ constexpr Row kRows[] = {
 
 // What of a region of kind "quantized" has integer kernels, by the op that names its inner node.
 constexpr Row kQuantizedRows[] = {
-    {"Conv", {&kQuantizedDepthwise}},
+    {"Conv", {&kQuantizedDepthwise, &kQuantizedConv}},
+    {"Gemm", {&kQuantizedGemm}},
+    {"MatMul", {&kQuantizedGemm}},
 };
 
 // Regions of regions; refused: those inside stand for themselves.

@@ -51,6 +51,10 @@ std::optional<Epilogue> conv_epilogue(const RegionView& region) {
     return read_epilogue(region, 1, std::move(first));
 }
 
+bool reads_planes(const ConvShape& s, Layout available) {
+    return s.groups == 1 && s.c <= 4 && s.kh * s.kw > 1 && available == Layout::plain;
+}
+
 Refusal can_convolve(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
     const Node& conv = region.root();
@@ -72,11 +76,7 @@ Layouts conv_layouts(const RegionView& region, std::span<const Layout> available
         if (const Value* v = region.node().inputs()[i]; v && v->dims() == region.output().dims())
             result.inputs[i] = Layout::channels_last;
     const auto x = static_cast<size_t>(region.input_index(region.root().input(0)));
-    const auto shape = conv_shape(region.root());
-    // A few planes (an RGB image) are reordered while they are padded.
-    const bool read_plain =
-        shape->groups == 1 && shape->c <= 4 && shape->kh * shape->kw > 1 && available[x] == Layout::plain;
-    result.inputs[x] = read_plain ? Layout::plain : Layout::channels_last;
+    result.inputs[x] = reads_planes(*conv_shape(region.root()), available[x]) ? Layout::plain : Layout::channels_last;
     result.outputs[0] = Layout::channels_last;
     return result;
 }

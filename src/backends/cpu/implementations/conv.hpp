@@ -22,6 +22,9 @@ DepthwiseShape depthwise_shape(const ConvShape& s);
 /// The bias is the first post-op.
 std::optional<Epilogue> conv_epilogue(const RegionView& region);
 
+/// A few planes (an RGB image) are reordered while they are padded.
+bool reads_planes(const ConvShape& s, Layout available);
+
 Refusal can_convolve(const RegionView& region, const Environment& environment);
 Layouts conv_layouts(const RegionView& region, std::span<const Layout> available);
 

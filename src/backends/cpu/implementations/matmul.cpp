@@ -1,22 +1,14 @@
 // Matrix products: a packed constant right-hand side (Gemm, MatMul with weights), and batches of activations.
+#include "backends/cpu/implementations/matmul.hpp"
+
 #include <fmt/format.h>
 
 #include <numeric>
 
-#include "backends/cpu/epilogue.hpp"
-#include "backends/cpu/jit/gemm.hpp"
 #include "backends/cpu/jit/strassen.hpp"
 #include "base/thread_pool.hpp"
 
-namespace planish::cpu::families {
-namespace {
-
-// What of Gemm and MatMul is one product [m x k] * [k x n] with a constant right-hand side.
-struct Product {
-    GemmShape shape;
-    bool transposed = false;  // B is stored [n x k]
-    float alpha = 1, beta = 1;
-};
+namespace planish::cpu {
 
 std::optional<Product> product_of(const Node& node) {
     const Dims a = node.input(0)->dims(), b = node.input(1)->dims();
@@ -36,7 +28,6 @@ std::optional<Product> product_of(const Node& node) {
     return p;
 }
 
-// Gemm's scaling and C come before the region's own post-ops. nullopt: C is broadcast along the columns only.
 std::optional<Epilogue> gemm_epilogue(const RegionView& region, const Product& product) {
     const Node& root = region.root();
     const int64_t rank = static_cast<int64_t>(root.output()->dims().size());
@@ -59,6 +50,9 @@ std::optional<Epilogue> gemm_epilogue(const RegionView& region, const Product& p
     }
     return read_epilogue(region, rank - 1, std::move(result));
 }
+
+namespace families {
+namespace {
 
 Refusal can_multiply(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
@@ -222,4 +216,5 @@ const Implementation kGemm{"gemm_jit", can_multiply, plain_layouts, compile_gemm
 const Implementation kStrassen{"gemm_strassen", can_halve, plain_layouts, compile_strassen, strassen_pays};
 const Implementation kBatchedMatMul{"batched_gemm_jit", can_batch, plain_layouts, compile_batch};
 
-}  // namespace planish::cpu::families
+}  // namespace families
+}  // namespace planish::cpu

@@ -1,0 +1,263 @@
+// Convolutions and products with weights on bytes, and the point-wise ops behind them.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "backends/cpu/implementations/conv.hpp"
+#include "backends/cpu/implementations/matmul.hpp"
+#include "backends/cpu/jit/conv_i8.hpp"
+#include "backends/cpu/jit/gemm_i8.hpp"
+#include "backends/quantized.hpp"
+
+namespace planish::cpu::families {
+namespace {
+
+/// What a region computes around its sums, as the generators take it.
+struct Terms {
+    int x = -1, w = -1;  // inputs of the region
+    ByteFormat x_format;
+    std::shared_ptr<const Tensor> scales;  // of the weights
+    std::shared_ptr<const Tensor> bias;    // null: none
+    Epilogue epilogue;                     // operands are inputs of the region
+    std::optional<ByteFormat> result;
+    std::vector<int> consumed;  // inputs that run() does not read
+
+    std::span<const float> bias_values() const {
+        return bias == nullptr ? std::span<const float>{} : bias->data<float>();
+    }
+};
+
+/// A tensor in bytes with one scale.
+bool is_bytes(const Quantization& q) {
+    return q.dtype == DType::u8 && q.per_tensor();
+}
+
+Refusal read_factors(const RegionView& region, const QuantizedRegion& quantized, int64_t output_axis, Terms& t) {
+    const RegionView& inner = quantized.inner();
+    const Node& root = inner.root();
+    const int x = inner.input_index(root.input(0)), w = inner.input_index(root.input(1));
+    if (x < 0 || w < 0) return Refusal::op_not_handled;
+    const QuantizedRegion::Operand &a = quantized.operand(x), &b = quantized.operand(w);
+    if (!a.quantization || !b.quantization || b.quantization->dtype != DType::i8 || a.quantization->dtype != DType::u8)
+        return Refusal::dtype_not_handled;
+    if (!a.quantization->per_tensor() || !b.quantization->symmetric() ||
+        (!b.quantization->per_tensor() && b.quantization->axis != output_axis))
+        return Refusal::attribute_not_handled;
+    t.x = a.input;
+    t.w = b.input;
+    if (t.x < 0 || t.w < 0 || !region.input(t.w).is_constant()) return Refusal::weights_not_constant;
+    t.x_format = {a.quantization->scale(), a.quantization->zero()};
+    t.scales = b.quantization->scales;
+    t.consumed = {t.w};
+    return Refusal::none;
+}
+
+// A scale and a constant bias at the beginning of the post-ops belong to the columns.
+Refusal read_post_ops(const QuantizedRegion& quantized, const Epilogue& epilogue, Terms& t) {
+    const RegionView& inner = quantized.inner();
+    auto op = epilogue.ops.begin();
+    const auto end = epilogue.ops.end();
+    if (op != end && op->kind == PostOp::Kind::scale_shift && op->beta == 0) {
+        t.x_format.scale *= op->alpha;
+        ++op;
+    }
+    if (op != end && op->kind == PostOp::Kind::add_channel) {
+        const int at = epilogue.operands[static_cast<size_t>(op->operand)];
+        if (auto bias = inner.constant(inner.node().input(at)); bias != nullptr && bias->dtype() == DType::f32) {
+            t.bias = std::move(bias);
+            if (const int input = quantized.operand(at).input; input >= 0) t.consumed.push_back(input);
+            ++op;
+        }
+    }
+    for (; op != end; ++op) {
+        PostOp read = *op;
+        if (op->operand >= 0) {
+            const QuantizedRegion::Operand& operand =
+                quantized.operand(epilogue.operands[static_cast<size_t>(op->operand)]);
+            if (operand.input < 0) return Refusal::post_op_not_handled;
+            read.operand = t.epilogue.add_operand(operand.input);
+            if (const auto& q = operand.quantization) {
+                if (!has_tensor_operand(op->kind) || !is_bytes(*q)) return Refusal::post_op_not_handled;
+                read.bytes = true;
+                read.alpha = q->scale();
+                read.beta = -q->scale() * static_cast<float>(q->zero());
+            }
+        }
+        t.epilogue.ops.push_back(read);
+    }
+    return Refusal::none;
+}
+
+/// All but the sizes. `epilogue` is what follows the root of the inner region.
+Refusal read_terms(const RegionView& region, const QuantizedRegion& quantized, int64_t output_axis,
+                   const std::optional<Epilogue>& epilogue, Terms& t) {
+    if (const Refusal r = read_factors(region, quantized, output_axis, t); r != Refusal::none) return r;
+    if (!epilogue) return Refusal::post_op_not_handled;
+    if (const Refusal r = read_post_ops(quantized, *epilogue, t); r != Refusal::none) return r;
+    for (const QuantizedRegion::Operand& operand : quantized.operands())
+        t.consumed.insert(t.consumed.end(), operand.scale_inputs.begin(), operand.scale_inputs.end());
+    // What is read as a tensor, too, stays.
+    std::erase_if(t.consumed, [&](int i) {
+        const auto& operands = t.epilogue.operands;
+        return i == t.x || std::find(operands.begin(), operands.end(), i) != operands.end();
+    });
+    if (const auto& result = quantized.result()) {
+        if (!is_bytes(*result)) return Refusal::dtype_not_handled;
+        t.result = ByteFormat{result->scale(), result->zero()};
+    }
+    return Refusal::none;
+}
+
+std::string_view result_type(const Terms& t) {
+    return t.result ? "u8" : "f32";
+}
+
+/// Packed bytes from the environment's store, which counts in floats.
+Tensor packed_bytes(const RegionView& region, const Terms& t, const Environment& environment, const std::string& form,
+                    int64_t bytes, const std::function<void(const int8_t*, int8_t*)>& pack) {
+    const auto weights = region.constant(&region.input(t.w));
+    return environment.transformed_weights(weights, form, bytes / 4, [&](std::span<float> to) {
+        pack(weights->data<int8_t>().data(), reinterpret_cast<int8_t*>(to.data()));
+    });
+}
+
+/// The inputs whose memory the result may take over: tensor operands with elements as large.
+std::vector<int> reusable_inputs(const Terms& t) {
+    Epilogue alike;
+    alike.operands = t.epilogue.operands;
+    for (const PostOp& op : t.epilogue.ops)
+        if (op.bytes == t.result.has_value()) alike.ops.push_back(op);
+    return reusable_operands(alike, {t.x});
+}
+
+/// `run` is given the plan, x, the packed weights, the columns' terms, operands and the launch.
+template <typename Plan, typename Run>
+std::unique_ptr<Kernel> make_product(const Terms& t, std::shared_ptr<const Plan> plan, const Tensor& packed,
+                                     ColumnTerms columns, const Run& run) {
+    auto kernel = make_kernel("", [plan, packed, columns = std::move(columns), x = t.x, inputs = t.epilogue.operands,
+                                   run](const Launch& launch) {
+        const float* operands[kMaxOperands + 1];
+        run(*plan, reinterpret_cast<const uint8_t*>(launch.in[static_cast<size_t>(x)]),
+            static_cast<const int8_t*>(packed.raw()), columns, operand_pointers(launch, inputs, operands), launch);
+    });
+    kernel->consumed = t.consumed;
+    kernel->in_place = reusable_inputs(t);
+    return kernel;
+}
+
+using Operands = std::span<const float* const>;
+
+// ---- Gemm, MatMul ----
+
+Refusal read_gemm(const RegionView& region, const QuantizedRegion& quantized, std::optional<Product>& product,
+                  Terms& t) {
+    const RegionView& inner = quantized.inner();
+    product = product_of(inner.root());
+    if (!product || product->shape.k > kMostByteProducts) return Refusal::shape_not_handled;
+    return read_terms(region, quantized, product->transposed ? 0 : 1, gemm_epilogue(inner, *product), t);
+}
+
+Refusal can_multiply(const RegionView& region, const Environment& environment) {
+    if (environment.isa < Isa::avx2) return Refusal::isa_missing;
+    const auto quantized = QuantizedRegion::read(region);
+    if (!quantized) return Refusal::attribute_not_handled;
+    std::optional<Product> product;
+    Terms t;
+    return read_gemm(region, *quantized, product, t);
+}
+
+std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, const Environment& environment) {
+    const auto quantized = QuantizedRegion::read(region);
+    std::optional<Product> product;
+    Terms t;
+    read_gemm(region, *quantized, product, t);
+    const GemmShape& s = product->shape;
+    auto plan =
+        std::make_shared<const GemmI8Plan>(GemmI8Shape{s.m, s.n, s.k}, t.epilogue.ops, t.result, environment.isa);
+    const PackLayout& layout = plan->b_layout();
+    const int64_t row = product->transposed ? s.k : s.n;
+    const Tensor packed = packed_bytes(
+        region, t, environment,
+        fmt::format("gemm_i8 k={} n={} nr={} vector={} transposed={:d}", s.k, s.n, layout.nr, layout.vector,
+                    product->transposed),
+        4 * layout.size(), [&](const int8_t* b, int8_t* to) { plan->pack(b, row, product->transposed, to); });
+    ColumnTerms columns =
+        plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format, t.scales->data<float>(), t.bias_values());
+    auto kernel =
+        make_product(t, plan, packed, std::move(columns),
+                     [](const GemmI8Plan& p, const uint8_t* a, const int8_t* b, const ColumnTerms& c, Operands operands,
+                        const Launch& l) { p.run(a, b, c, l.out[0], operands, *l.pool, l.threads); });
+    kernel->name = fmt::format("gemm_i8_{}_nr{}_{}", result_type(t), layout.nr, to_string(environment.isa));
+    kernel->flops = 2 * s.m * s.n * s.k;
+    return kernel;
+}
+
+// ---- Conv ----
+
+Refusal read_conv(const RegionView& region, const QuantizedRegion& quantized, std::optional<ConvShape>& shape,
+                  Terms& t) {
+    const RegionView& inner = quantized.inner();
+    const Node& conv = inner.root();
+    shape = conv_shape(conv);
+    if (!shape || element_count(conv.output()->dims()) == 0 || shape->c == 0 ||
+        std::min({shape->pad_top, shape->pad_left, shape->pad_bottom, shape->pad_right}) < 0 ||
+        shape->c / shape->groups * shape->kh * shape->kw > kMostByteProducts)
+        return Refusal::shape_not_handled;
+    return read_terms(region, quantized, 0, conv_epilogue(inner), t);
+}
+
+Refusal can_convolve_bytes(const RegionView& region, const Environment& environment) {
+    if (environment.isa < Isa::avx2) return Refusal::isa_missing;
+    const auto quantized = QuantizedRegion::read(region);
+    if (!quantized) return Refusal::attribute_not_handled;
+    std::optional<ConvShape> shape;
+    Terms t;
+    return read_conv(region, *quantized, shape, t);
+}
+
+Layouts layouts(const RegionView& region, std::span<const Layout> available) {
+    const auto quantized = QuantizedRegion::read(region);
+    const Node& conv = quantized->inner().root();
+    Layouts result = plain_layouts(region, available);
+    for (size_t i = 0; i < result.inputs.size(); ++i)
+        if (const Value* v = region.node().inputs()[i]; v && v->dims() == region.output().dims())
+            result.inputs[i] = Layout::channels_last;
+    const auto x = static_cast<size_t>(quantized->operand(quantized->inner().input_index(conv.input(0))).input);
+    result.inputs[x] = reads_planes(*conv_shape(conv), available[x]) ? Layout::plain : Layout::channels_last;
+    result.outputs[0] = Layout::channels_last;
+    return result;
+}
+
+std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& layouts, const Environment& environment) {
+    const auto quantized = QuantizedRegion::read(region);
+    std::optional<ConvShape> shape;
+    Terms t;
+    read_conv(region, *quantized, shape, t);
+    shape->x_nchw =
+        layouts.inputs[static_cast<size_t>(t.x)] == Layout::plain && !layouts_coincide(region.input(t.x).dims());
+    auto plan = std::make_shared<const ConvI8Plan>(*shape, t.epilogue.ops, t.x_format.zero, t.result, environment.isa);
+    const PackLayout& layout = plan->weight_layout();
+    const Tensor packed =
+        packed_bytes(region, t, environment,
+                     fmt::format("conv_i8 k={} n={} nr={} vector={} segments of {}", layout.k, layout.n, layout.nr,
+                                 layout.vector, plan->taps_per_segment()),
+                     plan->packed_weight_size(), [&](const int8_t* w, int8_t* to) { plan->pack_weights(w, to); });
+    ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format.scale,
+                                      t.scales->data<float>(), t.bias_values());
+    auto kernel =
+        make_product(t, plan, packed, std::move(columns),
+                     [](const ConvI8Plan& p, const uint8_t* x, const int8_t* w, const ColumnTerms& c, Operands operands,
+                        const Launch& l) { p.run(x, w, c, l.out[0], operands, l.workspace, *l.pool, l.threads); });
+    kernel->name = fmt::format("conv_i8_{}_{}x{}_nr{}_{}", result_type(t), shape->kh, shape->kw, layout.nr,
+                               to_string(environment.isa));
+    kernel->workspace = plan->workspace(environment.threads);
+    kernel->flops = 2 * element_count(region.output().dims()) * shape->kh * shape->kw * (shape->c / shape->groups);
+    return kernel;
+}
+
+}  // namespace
+
+const Implementation kQuantizedGemm{"quantized_gemm_jit", can_multiply, plain_layouts, compile_gemm};
+const Implementation kQuantizedConv{"quantized_conv_jit", can_convolve_bytes, layouts, compile_conv};
+
+}  // namespace planish::cpu::families
