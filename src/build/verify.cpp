@@ -229,11 +229,39 @@ std::vector<const RefValue*> gather_inputs(const Node& node, const Values& value
     return inputs;
 }
 
-// The reference of one region on given inputs, and how far rounding may move each output.
+// The reference of one region on given inputs, and how far rounding may move each output. Of an output that is rounded
+// to bytes it is the real number before: bytes are right that a number within its tolerance is stored as.
 struct RegionReference {
-    std::vector<Tensor> outputs;
-    std::vector<std::vector<double>> spread;  // by output; empty for non-float outputs
+    struct Output {
+        Tensor tensor;
+        std::vector<double> spread = {};  // of the reals; empty where there are none
+        // Of bytes:
+        const Value* real_value = nullptr;
+        Tensor real = {};
+        double scale = 1, zero = 0;
+    };
+    std::vector<Output> outputs;
 };
+
+/// A result of QuantizeLinear to 8 bits with one scale, known with `values`; else `output` stays as it is.
+void note_real(const Value& result, const Values& values, RegionReference::Output& output) {
+    const Node* node = result.producer;
+    const DType dtype = output.tensor.dtype();
+    if (node == nullptr || !node->is("QuantizeLinear") || (dtype != DType::u8 && dtype != DType::i8)) return;
+    const auto known = [&](const Value* value) -> const Tensor* {
+        if (value->is_constant()) return value->constant.get();
+        const auto it = values.find(value);
+        return it != values.end() ? &it->second.tensor : nullptr;
+    };
+    const Tensor *real = known(node->input(0)), *scale = known(node->input(1));
+    const Tensor* zero = node->input(2) != nullptr ? known(node->input(2)) : nullptr;
+    if (real == nullptr || real->dtype() != DType::f32 || scale == nullptr || scale->size() != 1) return;
+    if (node->input(2) != nullptr && (zero == nullptr || zero->size() != 1)) return;
+    output.real_value = node->input(0);
+    output.real = *real;
+    output.scale = scale->at_double(0);
+    output.zero = zero != nullptr ? zero->at_double(0) : 0;
+}
 
 RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, const Precision& precision) {
     // A single op is looked at as a body of one node.
@@ -267,9 +295,11 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, 
 
     RegionReference result;
     for (const Value* value : results) {
-        const Tensor& t = exact.at(value).tensor;
-        result.outputs.push_back(t);
-        result.spread.emplace_back(t.dtype() == DType::f32 ? static_cast<size_t>(t.size()) : 0, 0.0);
+        RegionReference::Output output{exact.at(value).tensor};
+        note_real(*value, exact, output);
+        if (output.real_value != nullptr || output.tensor.dtype() == DType::f32)
+            output.spread.assign(static_cast<size_t>(output.tensor.size()), 0.0);
+        result.outputs.push_back(std::move(output));
     }
     // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do.
     std::unordered_set<const Node*> fixed;
@@ -303,10 +333,12 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, 
                     moved[output].tensor = perturbed(moved[output].tensor, errors[node], sign, generator);
         }
         for (size_t i = 0; i < results.size(); ++i) {
-            const Tensor &a = result.outputs[i], &b = moved.at(results[i]).tensor;
-            const float *x = a.dtype() == DType::f32 ? a.data<float>().data() : nullptr,
-                        *y = x ? b.data<float>().data() : nullptr;
-            std::vector<double>& spread = result.spread[i];
+            RegionReference::Output& output = result.outputs[i];
+            std::vector<double>& spread = output.spread;
+            if (spread.empty() || (output.real_value != nullptr && !moved.contains(output.real_value))) continue;
+            const Value* value = output.real_value != nullptr ? output.real_value : results[i];
+            const Tensor &a = output.real_value != nullptr ? output.real : output.tensor, &b = moved.at(value).tensor;
+            const float *x = a.data<float>().data(), *y = b.data<float>().data();
             for_each_piece(static_cast<int64_t>(spread.size()), [&](int64_t begin, int64_t end) {
                 for (int64_t e = begin; e < end; ++e) {
                     const double d = std::fabs(double(x[e]) - y[e]);
@@ -324,16 +356,37 @@ struct Comparison {
     std::string note;
 };
 
-Comparison compare(const Tensor& actual, const Tensor& expected, const std::vector<double>& spread,
-                   const Precision& precision) {
+// How far the real number before rounding lies from those that are stored as the actual bytes. Division by the scale
+// and the sum with the zero point cost some roundings of numbers of that size.
+Comparison compare_bytes(const Tensor& actual, const RegionReference::Output& output, double mean) {
     Comparison result;
+    const bool is_signed = actual.dtype() == DType::i8;
+    const double least = is_signed ? -128 : 0, most = is_signed ? 127 : 255;
+    for (int64_t i = 0; i < actual.size(); ++i) {
+        const double real = output.real.data<float>()[static_cast<size_t>(i)], stored = actual.at_double(i);
+        const double low = stored <= least ? -INFINITY : (stored - output.zero - 0.5) * output.scale;
+        const double high = stored >= most ? INFINITY : (stored - output.zero + 0.5) * output.scale;
+        const double error = std::max({low - real, real - high, 0.0});
+        if (error == 0 || std::isnan(real)) continue;
+        const double tolerance =
+            4 * output.spread[static_cast<size_t>(i)] + mean + 4 * kEps * (std::fabs(real) + 255 * output.scale);
+        if (error / tolerance > result.ratio) result = {error, tolerance, error / tolerance, ""};
+    }
+    return result;
+}
+
+Comparison compare(const Tensor& actual, const RegionReference::Output& output, const Precision& precision) {
+    const Tensor& expected = output.tensor;
+    const std::vector<double>& spread = output.spread;
+    Comparison result;
+    // Three samples of the spread may all miss an element's worst case: the tensor's mean spread stands in for it.
+    const double mean =
+        spread.empty() ? 0 : std::accumulate(spread.begin(), spread.end(), 0.0) / static_cast<double>(spread.size());
+    if (output.real_value != nullptr) return compare_bytes(actual, output, mean);
     if (expected.dtype() != DType::f32) {
         if (!identical(actual, expected)) result = {1, 0, INFINITY, "elements differ from the reference"};
         return result;
     }
-    // Three samples of the spread may all miss an element's worst case: the tensor's mean spread stands in for it.
-    const double mean =
-        spread.empty() ? 0 : std::accumulate(spread.begin(), spread.end(), 0.0) / static_cast<double>(spread.size());
     const auto a = actual.data<float>(), b = expected.data<float>();
     std::vector<Comparison> worst(static_cast<size_t>((expected.size() + kPiece - 1) / kPiece));
     for_each_piece(expected.size(), [&](int64_t begin, int64_t end) {
@@ -392,8 +445,7 @@ std::vector<VerificationRow> verify_regions(const Program& program, const std::v
         const RegionReference expected = evaluate(region, read, precision);
         double worst = -1;
         for (size_t i = 0; i < expected.outputs.size(); ++i) {
-            const Comparison c =
-                compare(values.read(*region.outputs()[i]), expected.outputs[i], expected.spread[i], precision);
+            const Comparison c = compare(values.read(*region.outputs()[i]), expected.outputs[i], precision);
             if (c.ratio > worst) {
                 worst = c.ratio;
                 row.error = c.error;
