@@ -104,7 +104,7 @@ void run_depthwise(benchmark::State& state, const DepthwiseShape& shape, Isa isa
 }
 
 void run_depthwise_i8(benchmark::State& state, const DepthwiseShape& shape, Isa isa) {
-    const DepthwiseI8Plan plan(shape, {{PostOp::Kind::clip, 0, 6}}, {128, ByteOutput{6.0F / 255, 0}, true}, isa);
+    const DepthwiseI8Plan plan(shape, {{PostOp::Kind::clip, 0, 6}}, {128, ByteFormat{6.0F / 255, 0}, true}, isa);
     const int64_t taps = shape.kernel_h * shape.kernel_w;
     const int64_t outputs = shape.out_height() * shape.out_width() * shape.channels;
     const Floats x = make_floats((shape.height * shape.width * shape.channels + 3) / 4),

@@ -26,7 +26,7 @@ std::vector<Isa> isas() {
     return result;
 }
 
-double stored(double real, const ByteOutput& output) {
+double stored(double real, const ByteFormat& output) {
     return std::clamp(std::nearbyint(real / output.scale) + output.zero, 0.0, 255.0);
 }
 
@@ -57,7 +57,9 @@ void check(const DepthwiseShape& s, const PostOps& post_ops, const DepthwiseI8Op
     std::vector<std::vector<float>> vectors, tensors;
     for (const PostOp& op : post_ops) {
         if (has_channel_operand(op.kind)) vectors.push_back(testing::random_floats(s.channels, seed + 2));
-        if (has_tensor_operand(op.kind)) tensors.push_back(testing::random_floats(outputs, seed + 3));
+        if (!has_tensor_operand(op.kind)) continue;
+        tensors.push_back(testing::random_floats(outputs, seed + 3));
+        if (op.bytes) std::memcpy(tensors.back().data(), bytes(outputs, 0, 255).data(), static_cast<size_t>(outputs));
     }
     std::vector<const float*> vector_pointers, tensor_pointers, in_order;
     for (const auto& vector : vectors) vector_pointers.push_back(vector.data());
@@ -133,7 +135,7 @@ void check(const DepthwiseShape& s, const PostOps& post_ops, const DepthwiseI8Op
     }
 }
 
-const ByteOutput kOutput{0.01f, 121};
+const ByteFormat kOutput{0.01f, 121};
 
 TEST(DepthwiseI8, GridOfShapes) {
     unsigned seed = 0;
@@ -148,7 +150,7 @@ TEST(DepthwiseI8, GridOfShapes) {
                     ++seed;
                     DepthwiseI8Options options;
                     options.x_zero = seed % 3 == 0 ? 0 : static_cast<int>(seed * 37 % 256);
-                    if (seed % 4 != 0) options.output = ByteOutput{0.01f, static_cast<int>(seed * 53 % 256)};
+                    if (seed % 4 != 0) options.output = ByteFormat{0.01f, static_cast<int>(seed * 53 % 256)};
                     check(s, seed % 2 ? PostOps{} : PostOps{{Kind::clip, -0.25f, 0.75f}}, options, seed);
                     if (HasFatalFailure()) return;
                 }
@@ -176,7 +178,7 @@ TEST(DepthwiseI8, RandomGeometry) {
         if (s.height + s.pad_top + s.pad_bottom < (s.kernel_h - 1) * s.dilation_h + 1) continue;
         if (s.width + s.pad_left + s.pad_right < (s.kernel_w - 1) * s.dilation_w + 1) continue;
         DepthwiseI8Options options{pick(0, 255), std::nullopt};
-        if (seed % 3 != 0) options.output = ByteOutput{0.01f, pick(0, 255)};
+        if (seed % 3 != 0) options.output = ByteFormat{0.01f, pick(0, 255)};
         check(s, {}, options, seed);
         if (HasFatalFailure()) return;
     }
@@ -193,6 +195,7 @@ TEST(DepthwiseI8, Epilogues) {
         {{Kind::prelu_channel, 0, 0, 0}},
         {{Kind::add_tensor, 0, 0, 0}, {Kind::relu}},
         {{Kind::sub_tensor, 0, 0, 0}, {Kind::mul_tensor, 0, 0, 1}},
+        {{Kind::add_tensor, 0.01f, -1.2f, 0, true}, {Kind::mul_tensor, 0, 0, 1}, {Kind::clip, 0, 1}},
         {{Kind::rsub_tensor, 0, 0, 0}, {Kind::max_tensor, 0, 0, 1}, {Kind::min_tensor, 0, 0, 2}},
     };
     unsigned seed = 0;
@@ -210,7 +213,7 @@ TEST(DepthwiseI8, OutOfRangeSaturates) {
     const DepthwiseShape s{1, 4, 9, 80, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1};
     for (const int zero : {0, 3, 255})
         for (const PostOps& post_ops : {PostOps{}, PostOps{{Kind::scale_shift, 1e6f, 0}}})
-            check(s, post_ops, {7, ByteOutput{1e-9f, zero}}, 5 + static_cast<unsigned>(zero));
+            check(s, post_ops, {7, ByteFormat{1e-9f, zero}}, 5 + static_cast<unsigned>(zero));
 }
 
 TEST(DepthwiseI8, RefusesTensorsOfFewChannels) {

@@ -81,7 +81,14 @@ Refusal read(const RegionView& region, const Environment& environment, Convoluti
         if (op.operand >= 0) {
             const int at = epilogue->operands[static_cast<size_t>(op.operand)];
             const QuantizedRegion::Operand& operand = quantized->operand(at);
-            if (operand.quantization || operand.input < 0) return Refusal::post_op_not_handled;
+            if (operand.input < 0) return Refusal::post_op_not_handled;
+            if (const auto& q = operand.quantization) {
+                if (!has_tensor_operand(op.kind) || q->dtype != DType::u8 || !q->per_tensor())
+                    return Refusal::post_op_not_handled;
+                op.bytes = true;
+                op.alpha = q->scale();
+                op.beta = -q->scale() * static_cast<float>(q->zero());
+            }
             if (has_channel_operand(op.kind)) {
                 const auto constant = region.constant(inner.node().input(at));
                 if (constant == nullptr) return Refusal::weights_not_constant;
@@ -99,7 +106,7 @@ Refusal read(const RegionView& region, const Environment& environment, Convoluti
     if (c.tensors.size() > 4) return Refusal::post_op_not_handled;
     if (const auto& result = quantized->result()) {
         if (result->dtype != DType::u8) return Refusal::dtype_not_handled;
-        c.options.output = ByteOutput{result->scale(), result->zero()};
+        c.options.output = ByteFormat{result->scale(), result->zero()};
         c.options.bounded = is_bounded(c);
     }
     return shape->kh * shape->kw > 1024 ? Refusal::shape_not_handled : Refusal::none;

@@ -293,7 +293,8 @@ std::array<const std::byte*, DepthwiseI8Code::kMaxOperands> DepthwiseI8Plan::Imp
     size_t used = 0;
     for (const PostOp& op : post_ops)
         if (has_tensor_operand(op.kind))
-            at[used++] = reinterpret_cast<const std::byte*>(operands[static_cast<size_t>(op.operand)] + element);
+            at[used++] = reinterpret_cast<const std::byte*>(operands[static_cast<size_t>(op.operand)]) +
+                         (op.bytes ? 1 : 4) * element;
     return at;
 }
 

@@ -8,18 +8,13 @@
 #include <span>
 
 #include "backends/cpu/jit/depthwise.hpp"
+#include "backends/cpu/jit/i8_product.hpp"
 
 namespace planish::cpu {
 
-/// What is stored for a real y: saturate(round(y / scale) + zero), in bytes.
-struct ByteOutput {
-    float scale = 1;
-    int zero = 0;
-};
-
 struct DepthwiseI8Options {
     int x_zero = 0;                    ///< what x holds for the real 0, and what padding reads
-    std::optional<ByteOutput> output;  ///< nullopt: float32
+    std::optional<ByteFormat> output;  ///< nullopt: float32
     /// y / output.scale of all possible sums is known to stay below 2^30 in magnitude before post-ops.
     bool bounded = false;
 };
@@ -49,8 +44,8 @@ class DepthwiseI8Plan {
     void pack(const int8_t* weights, const DepthwiseI8Channels& channels, std::byte* packed) const;
     size_t workspace(int threads) const;  ///< in bytes
 
-    /// y is u8 or float32. `operands[i]` is a float32 tensor laid out as y, which it must not overlap. `packed` and
-    /// `workspace` are 64-byte aligned. No allocation.
+    /// y is u8 or float32. `operands[i]` is a tensor of floats or bytes laid out as y, which it must not overlap.
+    /// `packed` and `workspace` are 64-byte aligned. No allocation.
     void run(const uint8_t* x, const std::byte* packed, void* y, std::span<const float* const> operands,
              std::byte* workspace, ThreadPool& pool, int max_threads) const;
 

@@ -177,7 +177,7 @@ void DepthwiseI8Code::advance_outputs(int columns) {
     add(rdx, options_.output ? step : 4 * step);
     size_t tensors = 0;
     for (const PostOp& op : post_ops_)
-        if (has_tensor_operand(op.kind)) add(operand_register(tensors++), 4 * step);
+        if (has_tensor_operand(op.kind)) add(operand_register(tensors++), op.bytes ? step : 4 * step);
 }
 
 bool DepthwiseI8Code::rows_in_registers(const DepthwiseShape& s, Isa isa) {
@@ -440,12 +440,28 @@ void DepthwiseI8Code::load_spread(int reg, const Xbyak::RegExp& base, int vector
     }
 }
 
+// Likewise from bytes; overwrites the register behind `reg`, too.
+void DepthwiseI8Code::load_spread_bytes(int reg, const Xbyak::RegExp& base, int vector, const PostOp& op) {
+    const Xbyak::Xmm x = v(reg), other = v(reg + 1);
+    math_.broadcast(reg + 1, 0.0f);
+    vmovups(x, ptr[base]);
+    vector < 2 ? vpunpcklbw(x, x, other) : vpunpckhbw(x, x, other);
+    vector % 2 == 0 ? vpunpcklwd(x, x, other) : vpunpckhwd(x, x, other);
+    vcvtdq2ps(x, x);
+    math_.broadcast(reg + 1, op.alpha);
+    vfmadd213ps(x, other, math_.constant(op.beta));
+}
+
 void DepthwiseI8Code::tensor_op(const PostOp& op, const Xbyak::Reg64& pointer, const Pixels& pixels, int temp) {
     const int operand = temp, unordered = temp + 1;
     for (size_t i = 0; i < pixels.size(); ++i)
         for (int vector = 0; vector < kVectors; ++vector) {
             const Xbyak::Xmm y = v(pixels[i] + vector), b = v(operand);
-            load_spread(operand, pointer + 4 * i * static_cast<size_t>(s_.channels), vector);
+            const size_t pixel = i * static_cast<size_t>(s_.channels);
+            if (op.bytes)
+                load_spread_bytes(temp, pointer + pixel, vector, op);
+            else
+                load_spread(operand, pointer + 4 * pixel, vector);
             switch (op.kind) {
                 case PostOp::Kind::add_tensor:
                     vaddps(y, y, b);

@@ -93,6 +93,7 @@ class DepthwiseI8Code : private JitCode {
     void channel_op(const PostOp& op, int first_vector, const Pixels& pixels, int temp);
     void tensor_op(const PostOp& op, const Xbyak::Reg64& operand, const Pixels& pixels, int temp);
     void load_spread(int reg, const Xbyak::RegExp& base, int vector);
+    void load_spread_bytes(int reg, const Xbyak::RegExp& base, int vector, const PostOp& op);
     void store_floats(const Pixels& pixels);
     void store_bytes(const Pixels& pixels, int temp);
     void repeat(int reg, uint32_t value, uint32_t factor);
