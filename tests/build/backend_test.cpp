@@ -222,6 +222,42 @@ const Case kCases[] = {
         %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 1}
         %i = Relu(%r) %y = MatMul(%a, %wf) %c = Add(%b, %y) %d = Add(%i, %c) output %d })",
      "gemm_i8_f32"},
+    {"quantized_depthwise_residual",
+     R"(graph "g" { input %x : float32[1, 40, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %w : int8[40, 1, 3, 3] = dense<0> const %ws : float32[] = [0.01]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws)
+        %y = Conv(%a, %wf) {group = 40, pads = [1, 1, 1, 1]} %d = Add(%y, %a) %e = QuantizeLinear(%d, %s, %z) output %e })",
+     "depthwise_i8_3x3s1"},
+    {"byte_max_pool",
+     R"(graph "g" { input %x : float32[2, 70, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z)
+        %p = MaxPool(%a) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]} %r = DequantizeLinear(%q, %s, %z) output %p, %r })",
+     "max_pool_u8"},
+    {"byte_average_pool",
+     R"(graph "g" { input %x : float32[2, 21, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113] const %t : float32[] = [0.004]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z)
+        %p = AveragePool(%a) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1}
+        %y = QuantizeLinear(%p, %t, %z) output %y })",
+     "average_pool_i8"},
+    {"byte_global_pool",
+     R"(graph "g" { input %x : float32[2, 70, 7, 5] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %axes : int64[2] = [2, 3] %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z)
+        %p = ReduceMean(%a, %axes) {keepdims = 0} output %p })",
+     "average_pool_i8"},
+    {"quantized_layer_norm",
+     R"(graph "g" { input %x : float32[3, 5, 37] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %g : float32[37] = dense<0> const %b : float32[37] = dense<0>
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %n = LayerNormalization(%a, %g, %b)
+        %y = QuantizeLinear(%n, %s, %z) output %y })",
+     "layer_norm_i8"},
+    {"quantized_softmax",
+     R"(graph "g" { input %x : float32[3, 5, 37] const %s : float32[] = [0.004] %n = Softmax(%x) {axis = -1}
+        %y = QuantizeLinear(%n, %s) output %y })",
+     "softmax_i8"},
+    {"byte_movement",
+     R"(graph "g" { input %x : float32[2, 38, 9, 23] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        %q = QuantizeLinear(%x, %s, %z) %t = Transpose(%q) {perm = [0, 2, 3, 1]} %c = Concat(%t, %t) {axis = 3} output %c })",
+     "transpose_8bit"},
     {"attention",
      R"(graph "g" { input %q : float32[2, 7, 24] input %k : float32[2, 9, 24] input %v : float32[2, 9, 24] input %m : float32[2, 1, 1, 9]
         %y = Attention(%q, %k, %v, %m) {q_num_heads = 3, kv_num_heads = 3} output %y })",

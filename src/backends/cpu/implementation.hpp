@@ -113,7 +113,7 @@ extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupN
 extern const Implementation kReduce, kReductionRegion, kArgExtreme, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
 extern const Implementation kQuantizedPointwise, kQuantize, kDequantize, kQuantizedDepthwise, kQuantizedConv,
-    kQuantizedGemm;
+    kQuantizedGemm, kQuantizedAverage, kQuantizedRowOps, kBytePool;
 extern const Implementation kReference;
 }  // namespace families
 

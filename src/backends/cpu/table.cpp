@@ -45,7 +45,7 @@ constexpr Row kRows[] = {
     {"GlobalMaxPool", {&kReduce, &kReference}},
     {"ArgMax", {&kArgExtreme, &kReference}},
     {"ArgMin", {&kArgExtreme, &kReference}},
-    {"MaxPool", {&kPool, &kReference}},
+    {"MaxPool", {&kPool, &kBytePool, &kReference}},
     {"AveragePool", {&kPool, &kReference}},
     {"Resize", {&kResize, &kReference}},
     {"Transpose", {&kTranspose, &kReference}},
@@ -64,6 +64,12 @@ constexpr Row kQuantizedRows[] = {
     {"Conv", {&kQuantizedDepthwise, &kQuantizedConv}},
     {"Gemm", {&kQuantizedGemm}},
     {"MatMul", {&kQuantizedGemm}},
+    {"AveragePool", {&kQuantizedAverage}},
+    {"GlobalAveragePool", {&kQuantizedAverage}},
+    {"ReduceMean", {&kQuantizedAverage}},
+    {"LayerNormalization", {&kQuantizedRowOps}},
+    {"RMSNormalization", {&kQuantizedRowOps}},
+    {"Softmax", {&kQuantizedRowOps}},
 };
 
 // Regions of regions; refused: those inside stand for themselves.

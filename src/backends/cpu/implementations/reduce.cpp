@@ -188,6 +188,8 @@ Layouts pool_layouts(const RegionView& region, std::span<const Layout> available
     return result;
 }
 
+}  // namespace
+
 PoolArgs pool_args(const Node& node) {
     const ImageWindow window = image_window(node);
     const Dims y = node.output()->dims();
@@ -212,6 +214,8 @@ PoolArgs pool_args(const Node& node) {
     args.set_dense_strides();
     return args;
 }
+
+namespace {
 
 std::unique_ptr<Kernel> compile_pool(const RegionView& region, const Layouts&, const Environment& environment) {
     const PoolArgs args = pool_args(region.node());

@@ -15,6 +15,9 @@ std::optional<ReduceKind> reduce_kind(const Node& node);
 /// The reduced axes of a node of `region`, sorted, logical; nullopt: they are not constant, or there are none.
 std::optional<std::vector<int64_t>> reduced_axes(const RegionView& region, const Node& node);
 
+/// The window of a MaxPool or AveragePool over dense channels-last memory, without pointers.
+PoolArgs pool_args(const Node& node);
+
 struct Collapsed {
     int64_t outer = 1, n = 1, inner = 1;
 };

@@ -4,21 +4,11 @@
 #include "backends/cpu/kernels/families.hpp"
 #include "backends/cpu/kernels/simd.hpp"
 #include "backends/cpu/kernels/transpose_block.hpp"
+#include "backends/cpu/kernels/window_taps.hpp"
 
 namespace planish::cpu::PLANISH_ISA {
 
 // ---- Pooling.
-
-// The kernel positions [first, last) of a window that starts at `start` and fall inside [0, size).
-struct Taps {
-    int64_t first, last;
-
-    PLANISH_INLINE Taps(int64_t start, int64_t size, int64_t kernel, int64_t dilation) {
-        first = start < 0 ? min_of((-start + dilation - 1) / dilation, kernel) : 0;
-        last = start >= size ? first : max_of(first, min_of(kernel, (size - start + dilation - 1) / dilation));
-    }
-    PLANISH_INLINE int64_t count() const { return last - first; }
-};
 
 // Folds the window for kVectors vectors of channels, the last of which has `count` lanes.
 template <int kVectors, bool kAverage>

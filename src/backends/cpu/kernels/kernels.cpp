@@ -28,6 +28,7 @@ const KernelTable& kernels(Isa isa) {
             avx512::add_image(t);
             avx512::add_attention(t);
             avx512::add_blocks(t);
+            avx512::add_bytes(t);
             return t;
         }();
         return table;
@@ -39,6 +40,7 @@ const KernelTable& kernels(Isa isa) {
             avx2::add_image(t);
             avx2::add_attention(t);
             avx2::add_blocks(t);
+            avx2::add_bytes(t);
             return t;
         }();
         return table;
@@ -49,6 +51,7 @@ const KernelTable& kernels(Isa isa) {
         baseline::add_image(t);
         baseline::add_attention(t);
         baseline::add_blocks(t);
+        baseline::add_bytes(t);
         return t;
     }();
     return table;

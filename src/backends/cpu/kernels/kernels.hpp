@@ -107,6 +107,43 @@ struct PoolArgs {
     }
 };
 
+/// real = scale * (byte - zero), 0 <= zero <= 255.
+struct ByteScale {
+    float scale = 1;
+    float zero = 0;
+};
+
+/// Window pooling of bytes, items and strides as PoolArgs. The maximum goes to `bytes` as it is; a mean of `input`'s
+/// reals over at most 65793 pixels to `floats` where that is not null, else to `bytes`.
+struct BytePoolArgs {
+    PoolArgs window;  ///< its pointers are not used
+    const uint8_t* input = nullptr;
+    uint8_t* bytes = nullptr;
+    float* floats = nullptr;
+    ByteScale input_scale, output_scale;
+};
+
+/// Reals to bytes, saturate(round(real / scale) + zero). Items: elements.
+struct EncodeArgs {
+    const float* input = nullptr;
+    uint8_t* output = nullptr;
+    ByteScale scale;
+};
+/// Bytes to reals. Items: elements.
+struct DecodeArgs {
+    const uint8_t* input = nullptr;
+    float* output = nullptr;
+    ByteScale scale;
+};
+
+/// TransposeArgs of bytes.
+struct ByteTransposeArgs {
+    const uint8_t* input = nullptr;
+    uint8_t* output = nullptr;
+    int64_t columns = 0;
+    int64_t input_stride = 0, output_stride = 0;
+};
+
 /// x >= 0 ? x : slope[c] * x, or scale[c] * x + shift[c], over rows of `channels` floats. Items: rows. In place.
 struct ChannelArgs {
     const float* input = nullptr;
@@ -240,6 +277,10 @@ struct KernelTable {
     void (*gru_step)(const GruStepArgs&, int64_t begin, int64_t end) = nullptr;
     void (*block_sum)(const BlockSumArgs&, int64_t begin, int64_t end) = nullptr;
     void (*block_add)(const BlockAddArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*byte_pool)(const BytePoolArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*encode)(const EncodeArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*decode)(const DecodeArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*byte_transpose)(const ByteTransposeArgs&, int64_t begin, int64_t end) = nullptr;
 };
 
 /// The best table that runs on `isa`; avx512_vnni shares avx512's. The caller vouches that the machine has it.

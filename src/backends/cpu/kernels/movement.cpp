@@ -117,6 +117,11 @@ CopyPlan::CopyPlan(std::span<const CopyAxis> given, int64_t element_size) : elem
             kind_ = Kind::transpose;
             columns_ = take(static_cast<size_t>(columns - outer_.begin()));
             chunk_ = kRowChunk;
+        } else if (element_size_ == 1 && inner_.target == 1 && inner_.source > 0 && columns != outer_.end() &&
+                   columns->target > 0 && inner_.size > 1 && columns->size > 1) {
+            kind_ = Kind::byte_transpose;
+            columns_ = take(static_cast<size_t>(columns - outer_.begin()));
+            chunk_ = kRowChunk;
         }
     }
     chunks_ = (inner_.size + chunk_ - 1) / chunk_;
@@ -152,6 +157,14 @@ void CopyPlan::run(const KernelTable& table, const void* source, void* target, i
                                  .input_stride = inner_.source / 4,
                                  .output_stride = columns_.target / 4},
                                 0, count);
+                break;
+            case Kind::byte_transpose:
+                table.byte_transpose({.input = reinterpret_cast<const uint8_t*>(from),
+                                      .output = reinterpret_cast<uint8_t*>(to),
+                                      .columns = columns_.size,
+                                      .input_stride = inner_.source,
+                                      .output_stride = columns_.target},
+                                     0, count);
                 break;
             case Kind::elements:
                 if (inner_.source == 0 && inner_.target == element_size_) {

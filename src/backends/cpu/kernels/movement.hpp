@@ -20,9 +20,9 @@ struct CopyAxis {
 };
 
 /// Copies an N-d box from any strides to any others: transpose, concat, split, slice, expand, tile, depth to space, ...
-/// Axes are ordered by target stride and merged; the innermost work becomes a memcpy, a blocked 4-byte transpose, a
-/// fill or an element loop. Source and target must not overlap. At most 16 axes remain after merging, otherwise
-/// Error(unsupported).
+/// Axes are ordered by target stride and merged; the innermost work becomes a memcpy, a blocked transpose of words of
+/// 4 bytes or of bytes, a fill or an element loop. Source and target must not overlap. At most 16 axes remain after
+/// merging, otherwise Error(unsupported).
 class CopyPlan {
   public:
     CopyPlan(std::span<const CopyAxis> axes, int64_t element_size);
@@ -36,7 +36,7 @@ class CopyPlan {
     static CopyPlan transpose(std::span<const int64_t> shape, std::span<const int> perm, int64_t element_size);
 
   private:
-    enum class Kind : uint8_t { run, transpose, elements };
+    enum class Kind : uint8_t { run, transpose, byte_transpose, elements };
 
     Kind kind_ = Kind::run;
     int64_t element_size_ = 1;
@@ -45,7 +45,7 @@ class CopyPlan {
     int64_t chunk_ = 1;   // positions of `inner_` that one item takes
     int64_t chunks_ = 1;  // items for each combination of outer indices
     CopyAxis inner_;      // the axis along which the target is written; bytes for `run`
-    CopyAxis columns_;    // transpose only: the axis along which the source is read
+    CopyAxis columns_;    // of a transpose: the axis along which the source is read
     std::vector<CopyAxis> outer_;
 };
 

@@ -51,7 +51,14 @@ struct Vec {
     PLANISH_INLINE static Vec load_part(const float* p, int64_t n, Vec rest) {
         return {_mm512_mask_loadu_ps(rest.v, static_cast<__mmask16>((1u << n) - 1), p)};
     }
+    PLANISH_INLINE static Vec load_bytes(const uint8_t* p) {
+        return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+    }
     PLANISH_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+    /// Integers from 0 to 255.
+    PLANISH_INLINE void store_bytes(uint8_t* p) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v)));
+    }
     PLANISH_INLINE void store_part(float* p, int64_t n) const {
         _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
     }
@@ -123,7 +130,15 @@ struct Vec {
     PLANISH_INLINE static Vec load_part(const float* p, int64_t n, Vec rest) {
         return Vec{_mm256_maskload_ps(p, mask(n))}.keep(n, rest);
     }
+    PLANISH_INLINE static Vec load_bytes(const uint8_t* p) {
+        return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+    }
     PLANISH_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+    PLANISH_INLINE void store_bytes(uint8_t* p) const {
+        const __m256i whole = _mm256_cvtps_epi32(v);
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+    }
     PLANISH_INLINE void store_part(float* p, int64_t n) const { _mm256_maskstore_ps(p, mask(n), v); }
     PLANISH_INLINE Vec keep(int64_t n, Vec rest) const {
         return {_mm256_blendv_ps(rest.v, v, _mm256_castsi256_ps(mask(n)))};
@@ -192,7 +207,18 @@ struct Vec {
         for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
         return load(lanes);
     }
+    PLANISH_INLINE static Vec load_bytes(const uint8_t* p) {
+        int32_t bytes;
+        __builtin_memcpy(&bytes, p, 4);
+        const __m128i zero = _mm_setzero_si128(), words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(bytes), zero);
+        return {_mm_cvtepi32_ps(_mm_unpacklo_epi16(words, zero))};
+    }
     PLANISH_INLINE void store(float* p) const { _mm_storeu_ps(p, v); }
+    PLANISH_INLINE void store_bytes(uint8_t* p) const {
+        const __m128i whole = _mm_cvtps_epi32(v), words = _mm_packs_epi32(whole, whole);
+        const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+        __builtin_memcpy(p, &bytes, 4);
+    }
     PLANISH_INLINE void store_part(float* p, int64_t n) const {
         float lanes[4];
         store(lanes);
