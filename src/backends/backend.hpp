@@ -184,6 +184,8 @@ class Backend {
     /// `graph` is specialised: every value's shape is static. The backend forms regions, lays out, plans memory.
     /// The program keeps what it needs of the graph.
     virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph, const CompileOptions& options) const = 0;
+    /// How many calls of compile() are worth running at once: more than one where kernels take a compiler's time.
+    virtual int concurrent_compilations() const { return 1; }
     /// Measures, in a fraction of a second, arithmetic in float32 with the target's instructions, and reading memory of
     /// `working_set` bytes again and again: so it comes from the cache that can hold as much.
     virtual Roofline measure_roofline(const std::string& target, int threads, int64_t working_set) const = 0;

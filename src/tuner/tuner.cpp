@@ -2,11 +2,13 @@
 #include "tuner/tuner.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <set>
 
 #include "base/hash.hpp"
+#include "base/thread_pool.hpp"
 #include "planish/error.hpp"
 #include "planish/planish.hpp"
 
@@ -146,16 +148,7 @@ class Tuner {
             count = std::max(count, group->candidates.size());
             group->medians.assign(group->candidates.size(), {});
         }
-        const int colours = colour(groups);
-        std::vector<Round> rounds;
-        for (size_t k = 0; k < count; ++k) {
-            progress("compiling candidates", 0.1 * static_cast<double>(k) / static_cast<double>(count));
-            for (int c = 0; c < (k == 0 ? 1 : colours); ++c) {
-                Round round = make_round(groups, k, c);
-                if (std::find(round.timed.begin(), round.timed.end(), true) != round.timed.end())
-                    rounds.push_back(std::move(round));
-            }
-        }
+        std::vector<Round> rounds = make_rounds(groups, count);
         int turn = 0;
         try {
             int turns = kTurns * how_.effort;
@@ -269,6 +262,28 @@ class Tuner {
             colours = std::max(colours, group->colour + 1);
         }
         return colours;
+    }
+
+    /// The defaults, then every place in the lists of candidates for every colour.
+    std::vector<Round> make_rounds(const std::vector<Group*>& groups, size_t count) const {
+        std::vector<std::pair<size_t, int>> places = {{0, 0}};
+        const int colours = colour(groups);
+        for (size_t k = 1; k < count; ++k)
+            for (int c = 0; c < colours; ++c) places.emplace_back(k, c);
+        std::vector<Round> rounds(places.size());
+        std::atomic<int> done{0};
+        ThreadPool::process().parallel_for(
+            static_cast<int64_t>(places.size()), backend_.concurrent_compilations(), [&](int64_t i, int thread) {
+                // The caller's own thread, which may be a Python interpreter's.
+                if (thread == 0) progress("compiling candidates", 0.1 * done / static_cast<double>(places.size()));
+                const auto [k, c] = places[static_cast<size_t>(i)];
+                rounds[static_cast<size_t>(i)] = make_round(groups, k, c);
+                ++done;
+            });
+        std::erase_if(rounds, [](const Round& round) {
+            return std::find(round.timed.begin(), round.timed.end(), true) == round.timed.end();
+        });
+        return rounds;
     }
 
     /// The program in which every region of `groups` takes its default (k = 0), or in which those of one colour take

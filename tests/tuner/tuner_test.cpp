@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
+#include "base/thread_pool.hpp"
 #include "passes/pass.hpp"
 #include "planish/error.hpp"
 
@@ -340,6 +344,42 @@ TEST(Tuner, TheCacheAnswersWithoutTiming) {
     bench.how.replay_only = true;
     EXPECT_EQ(bench.tune(second).tactics, timed.tactics);
     EXPECT_EQ(second.calls, 0);
+}
+
+// A backend that waits for a second compilation to come while one is under way.
+TEST(Tuner, CandidatesAreCompiledAtOnceWhereTheBackendSaysSo) {
+    if (ThreadPool::process().size() < 2) GTEST_SKIP() << "one thread";
+    class Slow final : public Backend {
+      public:
+        std::string_view name() const override { return "slow"; }
+        int concurrent_compilations() const override { return 2; }
+        std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph, const CompileOptions& options) const override {
+            int now = ++under_way;
+            for (int i = 0; i < 200 && now < 2; ++i) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                now = std::max(now, under_way.load());
+            }
+            int before = most;
+            while (before < now && !most.compare_exchange_weak(before, now)) {
+            }
+            auto program = cpu_backend().compile(std::move(graph), options);
+            --under_way;
+            return program;
+        }
+        Roofline measure_roofline(const std::string&, int, int64_t) const override { return {}; }
+        mutable std::atomic<int> under_way{0}, most{0};
+    };
+    const auto price = by_kernel({{"conv_f32_3x3", 2e-3}, {"conv_f32_wino", 1e-3}, {"gemm", 3e-3}});
+    Bench one, other;
+    const Slow slow;
+    FakeStopwatch stopwatch(price);
+    const std::thread::id caller = std::this_thread::get_id();
+    other.how.progress = [&](std::string_view, double) { EXPECT_EQ(std::this_thread::get_id(), caller); };
+    const Tuned together = tuner::tune(cpu_backend().compile(other.graph->clone(), other.options), *other.graph, slow,
+                                       other.options, other.how, stopwatch, other.cache);
+    EXPECT_EQ(slow.most, 2);
+    EXPECT_EQ(together.tactics, one.tune(price).tactics);
+    EXPECT_EQ(other.cache.text(), one.cache.text());
 }
 
 TEST(Tuner, ReplayOnlyFailsOnAMissAndNamesTheRegion) {

@@ -12,6 +12,7 @@
 #include "backends/cuda/convert.hpp"
 #include "backends/cuda/program.hpp"
 #include "backends/quantized.hpp"
+#include "base/thread_pool.hpp"
 #include "ir/canonical.hpp"
 #include "passes/inline_region.hpp"
 #include "planish/error.hpp"
@@ -499,6 +500,7 @@ class CudaBackend final : public Backend {
         if (!is_static(*graph)) fail(ErrorCode::internal, "the CUDA backend was given a graph that is not specialised");
         return Compiler(std::move(graph), options).run();
     }
+    int concurrent_compilations() const override { return ThreadPool::process().size(); }
     // What the maker states: a fraction of it is what a roofline shows.
     Roofline measure_roofline(const std::string& target, int, int64_t) const override {
         const DeviceProperties device =

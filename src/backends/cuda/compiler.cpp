@@ -5,6 +5,7 @@
 #include <atomic>
 #include <charconv>
 #include <cstdlib>
+#include <future>
 #include <mutex>
 #include <unordered_map>
 
@@ -99,6 +100,80 @@ std::pair<std::string, bool> arch_option(const Nvrtc& nvrtc, const Arch& arch) {
 
 }  // namespace
 
+namespace {
+
+/// The code that this process uses or is making: programs that are compiled one after the other, or at once, share it.
+class BinariesInUse {
+  public:
+    using Shared = std::shared_ptr<const Binary>;
+
+    /// Null: none, or it is being made.
+    Shared find(const std::string& key) {
+        const std::lock_guard lock(mutex_);
+        const auto it = used_.find(key);
+        return it != used_.end() ? it->second.lock() : nullptr;
+    }
+
+    /// Made by the first who asks; who comes while it is being made waits for it.
+    template <typename Make>
+    Shared get(const std::string& key, const Make& make) {
+        std::promise<Shared> promise;
+        std::shared_future<Shared> made;
+        {
+            const std::lock_guard lock(mutex_);
+            if (const auto it = used_.find(key); it != used_.end())
+                if (Shared binary = it->second.lock()) return binary;
+            const auto [it, is_first] = under_way_.try_emplace(key);
+            if (is_first)
+                it->second = promise.get_future().share();
+            else
+                made = it->second;
+        }
+        if (made.valid()) return made.get();
+        const auto leave = [&](const Shared& binary) {
+            const std::lock_guard lock(mutex_);
+            under_way_.erase(key);
+            if (binary != nullptr) keep_locked(key, binary);
+        };
+        try {
+            Shared binary = make();
+            leave(binary);
+            promise.set_value(binary);
+            return binary;
+        } catch (...) {
+            leave(nullptr);
+            promise.set_exception(std::current_exception());
+            throw;
+        }
+    }
+
+    void keep(const std::string& key, const Shared& binary) {
+        const std::lock_guard lock(mutex_);
+        keep_locked(key, binary);
+    }
+
+  private:
+    void keep_locked(const std::string& key, const Shared& binary) {
+        if (used_.size() >= most_) {
+            std::erase_if(used_, [](const auto& entry) { return entry.second.expired(); });
+            most_ = 2 * used_.size() + 64;
+        }
+        used_[key] = binary;
+    }
+
+    std::mutex mutex_;
+    size_t most_ = 64;  // entries before those that nobody uses are forgotten
+    std::unordered_map<std::string, std::weak_ptr<const Binary>> used_;
+    std::unordered_map<std::string, std::shared_future<Shared>> under_way_;
+};
+
+BinariesInUse& binaries_in_use() {
+    static BinariesInUse binaries;
+    return binaries;
+}
+
+}  // namespace
+
 std::string binary_key(const KernelSpec& spec, const Arch& arch) {
     Hasher hasher;
     hasher.update(spec.name).update(spec.source).update(arch.name());
@@ -173,16 +248,24 @@ std::vector<std::shared_ptr<const Binary>> compile_kernels(std::span<const Kerne
                 continue;
             }
         }
+        result[i] = binaries_in_use().find(keys[i]);
+        if (result[i]) continue;
         result[i] = cache.find(keys[i]);
-        if (!result[i]) missing.push_back(i);
+        if (result[i])
+            binaries_in_use().keep(keys[i], result[i]);
+        else
+            missing.push_back(i);
     }
     if (!missing.empty()) {
         if (nvrtc() == nullptr) fail_without_nvrtc(missing.size(), arch);
         ThreadPool& pool = ThreadPool::process();
         pool.parallel_for(static_cast<int64_t>(missing.size()), pool.size(), [&](int64_t m, int) {
             const size_t i = missing[static_cast<size_t>(m)];
-            result[i] = compile_kernel(*specs[i], arch);
-            cache.add(*result[i]);
+            result[i] = binaries_in_use().get(keys[i], [&] {
+                auto binary = compile_kernel(*specs[i], arch);
+                cache.add(*binary);
+                return binary;
+            });
         });
         cache.trim();
     }

@@ -16,7 +16,7 @@ constexpr int kStep = 16;  // along K
 constexpr int64_t kMostBlocks = 65535;  // of a grid, along y and z
 
 std::optional<Product> read_problem(const RegionView& region) {
-    const auto p = read_product(region);
+    auto p = read_product(region);
     if (!p || p->n > kMostBlocks * 8 || p->batches() > kMostBlocks) return std::nullopt;
     if (p->gather && p->gather->image_elements() > std::numeric_limits<int>::max() / 2) return std::nullopt;
     return p;
