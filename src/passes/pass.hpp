@@ -57,12 +57,13 @@ int recognise_layer_norm(Graph& graph);
 int recognise_gelu(Graph& graph);
 int recognise_activations(Graph& graph);  // x*sigmoid(x) -> Swish, HardSwish, Clip from Min/Max, ...
 int recognise_attention(Graph& graph);
-int merge_projections(Graph& graph);       // x Wq, x Wk, x Wv before attention -> x [Wq|Wk|Wv]
-int slice_attention(Graph& graph);         // attention with the slices that it reads
-int chain_convolutions(Graph& graph);      // expand -> depthwise -> project
-int fuse_reductions(Graph& graph);         // a point-wise expression -> its only reader, a reduction
-int simplify_quantisation(Graph& graph);   // QuantizeLinear and DequantizeLinear to where fewest bytes move
-int form_quantized_regions(Graph& graph);  // a node and the DequantizeLinear and QuantizeLinear around it
-int form_regions(Graph& graph);            // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
+int merge_projections(Graph& graph);          // x Wq, x Wk, x Wv before attention -> x [Wq|Wk|Wv]
+int slice_attention(Graph& graph);            // attention with the slices that it reads
+int chain_convolutions(Graph& graph);         // expand -> depthwise -> project
+int fuse_reductions(Graph& graph);            // a point-wise expression -> its only reader, a reduction
+int lower_quantised_operators(Graph& graph);  // QLinearConv -> DequantizeLinear, Conv, QuantizeLinear
+int simplify_quantisation(Graph& graph);      // QuantizeLinear and DequantizeLinear to where fewest bytes move
+int form_quantized_regions(Graph& graph);     // a node and the DequantizeLinear and QuantizeLinear around it
+int form_regions(Graph& graph);               // Conv/MatMul/Gemm + bias + activation + residual; point-wise chains
 
 }  // namespace planish::passes

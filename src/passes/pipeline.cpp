@@ -7,6 +7,8 @@ namespace planish::passes {
 
 std::span<const Pass> portable_pipeline() {
     static constexpr Pass kPasses[] = {
+        {"lower-quantised-operators", "float operators between borders are the one form that all else knows",
+         lower_quantised_operators},
         {"fold-constants", "everything later matches on constants", fold_constants},
         {"fold-shapes", "Reshape targets become constants, so that shape arithmetic dies", fold_shapes},
         {"eliminate-dead-code", "shape arithmetic that nothing reads would block single-use guards",
