@@ -9,5 +9,18 @@
 from ._api import Context, Engine, Plan, TensorInfo, build, export_onnx, load
 from ._errors import Error
 from ._planish import __version__
+from ._prune import Pruned, prune
 
-__all__ = ["Context", "Engine", "Error", "Plan", "TensorInfo", "__version__", "build", "export_onnx", "load"]
+__all__ = [
+    "Context",
+    "Engine",
+    "Error",
+    "Plan",
+    "Pruned",
+    "TensorInfo",
+    "__version__",
+    "build",
+    "export_onnx",
+    "load",
+    "prune",
+]

@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "backends/cuda/gpu.hpp"
+#include "bindings.hpp"
 #include "cli/cli.hpp"
 #include "convert.hpp"
 #include "plan/plan_io.hpp"
@@ -354,6 +355,8 @@ NB_MODULE(_planish, m) {
     m.def("build_bytes", [](const nb::bytes& model, nb::dict options) {
         return build_without_gil(options, [&](const BuildOptions& o) { return build(span_of(model), o); });
     });
+
+    bind_prune(m);
 
     nb::class_<Context::Impl>(m, "Context").def("run", &run).def("run_into", &run_into);
 

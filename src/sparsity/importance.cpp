@@ -1,0 +1,223 @@
+// The criteria.
+#include "sparsity/importance.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "planish/error.hpp"
+#include "sparsity/products.hpp"
+
+namespace planish::sparsity {
+namespace {
+
+/// Sums of |w|^power over the slices of an axis, by channel of the group; 0 for channels that the axis does not have.
+std::vector<double> slice_norms(const ChannelAxis& axis, const std::map<int, size_t>& place, int power) {
+    std::vector<double> sums(place.size());
+    const Tensor& tensor = *axis.value->constant;
+    int64_t inner = 1;
+    for (int64_t i = axis.axis + 1; i < tensor.rank(); ++i) inner *= tensor.dim(i);
+    const int64_t size = tensor.dim(axis.axis);
+    for (int64_t i = 0; i < tensor.size(); ++i) {
+        const auto it = place.find(axis.channel[static_cast<size_t>(i / inner % size)]);
+        if (it == place.end()) continue;
+        const double w = std::fabs(tensor.at_double(i));
+        sums[it->second] += power == 1 ? w : w * w;
+    }
+    return sums;
+}
+
+std::map<int, size_t> places_of(const ChannelGroup& group) {
+    std::map<int, size_t> place;
+    for (size_t i = 0; i < group.channels.size(); ++i) place[group.channels[i]] = i;
+    return place;
+}
+
+bool is_scale(const Value& value) {
+    return std::any_of(value.uses.begin(), value.uses.end(), [](const Use& use) {
+        return use.index == 1 && (use.node->is("BatchNormalization") || use.node->is("InstanceNormalization"));
+    });
+}
+
+/// Mean over the axes of the group, each relative to its own mean.
+std::vector<double> norm_scores(const Channels& channels, const ChannelGroup& group, const std::string& criterion) {
+    const std::map<int, size_t> place = places_of(group);
+    const int power = criterion == "l2" ? 2 : 1;
+    std::vector<const ChannelAxis*> weights, scales;
+    for (const int a : group.axes) {
+        const ChannelAxis& axis = channels.axes[static_cast<size_t>(a)];
+        if (!axis.value->is_constant() || !is_float(axis.value->type.dtype)) continue;
+        if (axis.value->constant->rank() > 1 && (criterion != "bn" || axis.axis == 0)) weights.push_back(&axis);
+        if (criterion == "bn" && is_scale(*axis.value)) scales.push_back(&axis);
+    }
+    std::vector<double> scores(group.channels.size());
+    for (const ChannelAxis* axis : scales.empty() ? weights : scales) {
+        const std::vector<double> sums = slice_norms(*axis, place, power);
+        const double mean = std::accumulate(sums.begin(), sums.end(), 0.0) / static_cast<double>(sums.size());
+        if (mean > 0)
+            for (size_t i = 0; i < sums.size(); ++i) scores[i] += sums[i] / mean;
+    }
+    return scores;
+}
+
+/// `whole`: what the loss of all channels counts.
+Curve by_scores(const ChannelGroup& group, const std::vector<double>& scores, double whole) {
+    std::vector<size_t> order(scores.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] < scores[b]; });
+    const double total = std::accumulate(scores.begin(), scores.end(), 0.0);
+    Curve curve{{}, {0}};
+    for (const size_t i : order) {
+        curve.order.push_back(group.channels[i]);
+        curve.loss.push_back(curve.loss.back() + (total > 0 ? whole * scores[i] / total : 0));
+    }
+    return curve;
+}
+
+/// A layer that reads the group's channels, while they are removed: its weights and the inverse covariance of its
+/// input, both as they are without the channels that have gone.
+class Reader {
+  public:
+    Reader(const Product& product, const ChannelAxis& axis, Matrix rows, double ridge) : axis_(axis) {
+        const Weights w = read_weights(product);
+        weights_ = Matrix(w.channels, w.outputs * w.kernel);  // a channel in a row
+        for (int64_t o = 0; o < w.outputs; ++o)
+            for (int64_t c = 0; c < w.channels; ++c)
+                for (int64_t k = 0; k < w.kernel; ++k) weights_.at(c, o * w.kernel + k) = w.at(o, c, k);
+        if (takes_bias(product, true)) centre(rows);
+        Matrix covariance = transposed_product(rows, rows);
+        double trace = 0;
+        for (int64_t i = 0; i < covariance.rows; ++i) trace += covariance.at(i, i);
+        energy_ = 0;
+        for (int64_t i = 0; i < covariance.rows; ++i)
+            for (int64_t j = 0; j <= i; ++j) {
+                const double c = covariance.at(i, j);
+                if (c == 0) continue;
+                const double* a = weights_.row(i);
+                const double* b = weights_.row(j);
+                double dot = 0;
+                for (int64_t o = 0; o < weights_.columns; ++o) dot += a[o] * b[o];
+                energy_ += (i == j ? 1 : 2) * c * dot;
+            }
+        Matrix identity(covariance.rows, covariance.rows);
+        for (int64_t i = 0; i < identity.rows; ++i) identity.at(i, i) = 1;
+        const double lambda = ridge * trace / static_cast<double>(std::max<int64_t>(covariance.rows, 1));
+        inverse_ = solve(std::move(covariance), std::move(identity), lambda > 0 ? lambda : 1e-30);
+        for (int64_t i = 0; i < inverse_.rows; ++i) alive_.push_back(i);
+        norms_.resize(static_cast<size_t>(weights_.rows));
+        for (int64_t i = 0; i < weights_.rows; ++i) update_norm(i);
+    }
+
+    /// What removing the channel adds to the relative error.
+    double cost(int channel) const {
+        double sum = 0;
+        for (const int64_t i : alive_)
+            if (axis_.channel[static_cast<size_t>(i)] == channel)
+                sum += norms_[static_cast<size_t>(i)] / std::max(inverse_.at(i, i), 1e-300);
+        return energy_ > 0 ? sum / energy_ : 0;
+    }
+
+    void remove(int channel) {
+        for (size_t at = 0; at < alive_.size();) {
+            if (axis_.channel[static_cast<size_t>(alive_[at])] != channel) {
+                ++at;
+                continue;
+            }
+            const int64_t k = alive_[at];
+            alive_.erase(alive_.begin() + static_cast<std::ptrdiff_t>(at));
+            eliminate(k);
+        }
+    }
+
+  private:
+    // w_i -= w_k A_ik / A_kk, A -= a_k a_kᵀ / A_kk for what is left.
+    void eliminate(int64_t k) {
+        const double pivot = inverse_.at(k, k);
+        if (pivot <= 0) return;
+        const double* wk = weights_.row(k);
+        const double* ak = inverse_.row(k);
+        for (const int64_t i : alive_) {
+            const double factor = inverse_.at(i, k) / pivot;
+            if (factor == 0) continue;
+            double* w = weights_.row(i);
+            for (int64_t o = 0; o < weights_.columns; ++o) w[o] -= factor * wk[o];
+            double* a = inverse_.row(i);
+            for (const int64_t j : alive_) a[j] -= factor * ak[j];
+            update_norm(i);
+        }
+    }
+    void update_norm(int64_t i) {
+        const double* w = weights_.row(i);
+        double sum = 0;
+        for (int64_t o = 0; o < weights_.columns; ++o) sum += w[o] * w[o];
+        norms_[static_cast<size_t>(i)] = sum;
+    }
+
+    const ChannelAxis& axis_;
+    Matrix weights_, inverse_;
+    std::vector<int64_t> alive_;
+    std::vector<double> norms_;
+    double energy_ = 0;
+};
+
+Curve by_activation(const ChannelGroup& group, std::vector<Reader>& readers) {
+    Curve curve{{}, {0}};
+    std::vector<int> left = group.channels;
+    while (!left.empty()) {
+        size_t least = 0;
+        double least_cost = 0;
+        for (size_t i = 0; i < left.size(); ++i) {
+            double cost = 0;
+            for (const Reader& reader : readers) cost += reader.cost(left[i]);
+            if (i == 0 || cost < least_cost) least = i, least_cost = cost;
+        }
+        const int channel = left[least];
+        left.erase(left.begin() + static_cast<std::ptrdiff_t>(least));
+        curve.order.push_back(channel);
+        curve.loss.push_back(curve.loss.back() + std::max(least_cost, 0.0));
+        if (!left.empty())
+            for (Reader& reader : readers) reader.remove(channel);
+    }
+    return curve;
+}
+
+}  // namespace
+
+std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
+                              const Observer& observer, double ridge) {
+    std::vector<Curve> curves(channels.groups.size());
+    if (criterion != "activation") {
+        for (size_t g = 0; g < curves.size(); ++g)
+            curves[g] = by_scores(channels.groups[g], norm_scores(channels, channels.groups[g], criterion),
+                                  static_cast<double>(channels.groups[g].channels.size()));
+        return curves;
+    }
+    const std::vector<Product> products = products_of(graph);
+    std::vector<Tap> taps;
+    std::vector<const ChannelAxis*> axes;
+    std::vector<const Product*> tapped;
+    for (const Product& product : products) {
+        const Value* x = product.node->input(0);
+        const ChannelAxis* axis = channels.find(x, static_cast<int>(product.channel_axis));
+        if (axis == nullptr || x->is_constant()) continue;
+        taps.push_back({x->name, product.channel_axis});
+        axes.push_back(axis);
+        tapped.push_back(&product);
+    }
+    std::vector<Matrix> rows;
+    if (!taps.empty()) rows = observer.observe(graph, taps);
+    for (size_t g = 0; g < curves.size(); ++g) {
+        const ChannelGroup& group = channels.groups[g];
+        std::vector<Reader> readers;
+        for (size_t t = 0; t < taps.size(); ++t)
+            if (std::any_of(group.axes.begin(), group.axes.end(),
+                            [&](int a) { return &channels.axes[static_cast<size_t>(a)] == axes[t]; }))
+                readers.emplace_back(*tapped[t], *axes[t], rows[t], ridge);
+        curves[g] =
+            readers.empty() ? by_scores(group, norm_scores(channels, group, "l2"), 1) : by_activation(group, readers);
+    }
+    return curves;
+}
+
+}  // namespace planish::sparsity

@@ -1,0 +1,93 @@
+// The clock and the model.
+#include "sparsity/latency.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "passes/rewrite.hpp"
+#include "runtime/profile.hpp"
+
+namespace planish::sparsity {
+namespace {
+
+constexpr int kProfiledRuns = 15;
+constexpr double kSecondsToMeasure = 1.5;
+constexpr int kFewestRuns = 7, kMostRuns = 301;
+
+std::vector<NamedView> views_of(const TensorMap& inputs) {
+    std::vector<NamedView> views;
+    for (const auto& [name, tensor] : inputs)
+        views.push_back({name, {tensor.dtype(), tensor.dims(), const_cast<void*>(tensor.raw())}});
+    return views;
+}
+
+double median(std::vector<double>& values) {
+    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+}
+
+}  // namespace
+
+std::vector<RegionTime> region_times(const Graph& graph, const TensorMap& inputs, int threads) {
+    const Engine engine = engine_of(graph.clone(), threads);
+    Context::Impl context(engine.shared_impl());
+    std::vector<RegionTime> result;
+    for (const runtime::ProfileRow& row : runtime::profile(context, views_of(inputs), kProfiledRuns).rows)
+        result.push_back({row.step.layers, row.seconds});
+    return result;
+}
+
+TimeModel::TimeModel(const Graph& graph, const Channels& channels, const std::vector<RegionTime>& regions) {
+    std::map<const Value*, std::set<size_t>> groups_of;
+    for (size_t g = 0; g < channels.groups.size(); ++g) {
+        sizes_.push_back(static_cast<double>(channels.groups[g].channels.size()));
+        for (const int a : channels.groups[g].axes) groups_of[channels.axes[static_cast<size_t>(a)].value].insert(g);
+    }
+    std::map<std::string, std::set<size_t>> by_layer;
+    for (const auto& node : graph.nodes())
+        for (const std::string& layer : passes::origins_of(*node))
+            for (const auto list : {node->inputs(), node->outputs()})
+                for (const Value* value : list)
+                    if (const auto it = groups_of.find(value); it != groups_of.end())
+                        by_layer[layer].insert(it->second.begin(), it->second.end());
+    for (const RegionTime& region : regions) {
+        std::set<size_t> groups;
+        for (const std::string& layer : region.layers)
+            if (const auto it = by_layer.find(layer); it != by_layer.end())
+                groups.insert(it->second.begin(), it->second.end());
+        regions_.push_back({region.seconds, {groups.begin(), groups.end()}});
+    }
+}
+
+double TimeModel::seconds(const Counts& removed) const {
+    double sum = 0;
+    for (const Region& region : regions_) {
+        double seconds = region.seconds;
+        for (const size_t g : region.groups) seconds *= 1 - static_cast<double>(removed[g]) / sizes_[g];
+        sum += seconds;
+    }
+    return sum;
+}
+
+std::pair<double, double> time_both(Context& a, Context& b, const TensorMap& inputs) {
+    using Clock = std::chrono::steady_clock;
+    const std::vector<NamedView> views = views_of(inputs);
+    const auto once = [&](Context& context) {
+        const auto start = Clock::now();
+        context.run(views);
+        return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    once(a);
+    once(b);
+    const double both = once(a) + once(b);
+    const int runs = std::clamp(static_cast<int>(kSecondsToMeasure / std::max(both, 1e-6)), kFewestRuns, kMostRuns);
+    std::vector<double> first, second;
+    for (int i = 0; i < runs; ++i) {
+        first.push_back(once(a));
+        second.push_back(once(b));
+    }
+    return {median(first), median(second)};
+}
+
+}  // namespace planish::sparsity

@@ -1,0 +1,98 @@
+// Products and the factorisation.
+#include "sparsity/least_squares.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/thread_pool.hpp"
+#include "reference/blocked_gemm.hpp"
+
+namespace planish::sparsity {
+
+Matrix transposed_product(const Matrix& a, const Matrix& b) {
+    Matrix result(a.columns, b.columns);
+    reference::blocked_gemm(
+        a.columns, b.columns, a.rows,
+        [&](int64_t line, int64_t first, int64_t count, double* out) {
+            for (int64_t i = 0; i < count; ++i) out[i] = a.at(first + i, line);
+        },
+        [&](int64_t line, int64_t first, int64_t count, double* out) { std::copy_n(b.row(line) + first, count, out); },
+        result.values.data());
+    return result;
+}
+
+std::vector<double> centre(Matrix& m) {
+    std::vector<double> mean(static_cast<size_t>(m.columns));
+    for (int64_t r = 0; r < m.rows; ++r)
+        for (int64_t c = 0; c < m.columns; ++c) mean[static_cast<size_t>(c)] += m.at(r, c);
+    for (double& value : mean) value /= static_cast<double>(std::max<int64_t>(m.rows, 1));
+    for (int64_t r = 0; r < m.rows; ++r)
+        for (int64_t c = 0; c < m.columns; ++c) m.at(r, c) -= mean[static_cast<size_t>(c)];
+    return mean;
+}
+
+// A = UᵀU with an upper U, whose rows are walked along memory throughout.
+Matrix solve(Matrix a, Matrix b, double lambda) {
+    const int64_t n = a.rows;
+    double largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        a.at(i, i) += lambda;
+        largest = std::max(largest, a.at(i, i));
+    }
+    // Directions without data have a pivot of rounding errors only: they take no part.
+    const double least = largest * static_cast<double>(n) * 0x1p-52;
+    std::vector<double> inverse(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+        double* u = a.row(i);
+        if (u[i] <= least) continue;
+        const double pivot = 1 / std::sqrt(u[i]);
+        inverse[static_cast<size_t>(i)] = pivot;
+        for (int64_t j = i; j < n; ++j) u[j] *= pivot;
+        for (int64_t r = i + 1; r < n; ++r) {
+            const double factor = u[r];
+            if (factor == 0) continue;
+            double* to = a.row(r);
+            for (int64_t j = r; j < n; ++j) to[j] -= factor * u[j];
+        }
+    }
+    for (int64_t i = 0; i < n; ++i) {
+        double* x = b.row(i);
+        for (int64_t c = 0; c < b.columns; ++c) x[c] *= inverse[static_cast<size_t>(i)];
+        if (inverse[static_cast<size_t>(i)] == 0) continue;
+        for (int64_t r = i + 1; r < n; ++r) {
+            const double factor = a.at(i, r);
+            if (factor == 0) continue;
+            double* to = b.row(r);
+            for (int64_t c = 0; c < b.columns; ++c) to[c] -= factor * x[c];
+        }
+    }
+    for (int64_t i = n - 1; i >= 0; --i) {
+        double* x = b.row(i);
+        if (inverse[static_cast<size_t>(i)] != 0)
+            for (int64_t r = i + 1; r < n; ++r) {
+                const double factor = a.at(i, r);
+                const double* from = b.row(r);
+                for (int64_t c = 0; c < b.columns; ++c) x[c] -= factor * from[c];
+            }
+        for (int64_t c = 0; c < b.columns; ++c) x[c] *= inverse[static_cast<size_t>(i)];
+    }
+    return b;
+}
+
+Matrix regress(const Matrix& inputs, const Matrix& targets, const Matrix& prior, double ridge) {
+    const Matrix gram = transposed_product(inputs, inputs);
+    Matrix right = transposed_product(inputs, targets);
+    double trace = 0;
+    for (int64_t i = 0; i < gram.rows; ++i) trace += gram.at(i, i);
+    if (trace <= 0) return prior;
+    const double lambda = ridge * trace / static_cast<double>(std::max<int64_t>(gram.rows, 1));
+    for (int64_t i = 0; i < right.rows; ++i)
+        for (int64_t t = 0; t < right.columns; ++t) right.at(i, t) += lambda * prior.at(t, i);
+    const Matrix solution = solve(gram, std::move(right), lambda);
+    Matrix result(targets.columns, inputs.columns);
+    for (int64_t t = 0; t < result.rows; ++t)
+        for (int64_t i = 0; i < result.columns; ++i) result.at(t, i) = solution.at(i, t);
+    return result;
+}
+
+}  // namespace planish::sparsity

@@ -1,0 +1,80 @@
+// Runs the network with the values of interest as its outputs.
+#include "sparsity/observe.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include "passes/pass.hpp"
+#include "plan/contents.hpp"
+#include "planish/error.hpp"
+
+namespace planish::sparsity {
+namespace {
+
+/// Every place of `tensor` but for the channels' axis is a row; `count` of them are appended, evenly spaced.
+void append_rows(const Tensor& tensor, int64_t axis, int64_t count, std::vector<double>& rows) {
+    const int64_t channels = tensor.dim(axis);
+    int64_t inner = 1;
+    for (int64_t i = axis + 1; i < tensor.rank(); ++i) inner *= tensor.dim(i);
+    const int64_t places = channels == 0 ? 0 : tensor.size() / channels;
+    count = std::min(count, places);
+    const auto data = tensor.data<float>();
+    for (int64_t r = 0; r < count; ++r) {
+        const int64_t place = (2 * r + 1) * places / (2 * count);
+        const float* from = data.data() + place / inner * inner * channels + place % inner;
+        for (int64_t c = 0; c < channels; ++c) rows.push_back(from[c * inner]);
+    }
+}
+
+}  // namespace
+
+Engine engine_of(std::unique_ptr<Graph> graph, int threads) {
+    auto contents = std::make_shared<plan::PlanContents>();
+    contents->graph = std::move(graph);
+    LoadOptions options;
+    options.device = "cpu";
+    options.threads = threads;
+    return load(Plan(std::move(contents), {}), options);
+}
+
+std::vector<Matrix> Observer::observe(const Graph& graph, const std::vector<Tap>& taps) const {
+    auto watched = graph.clone();
+    // Only what the taps need is computed: they take the outputs' places.
+    std::map<std::string, std::string> output;  // value -> output that carries it
+    const size_t places = watched->outputs().size();
+    size_t place = 0;
+    for (const Tap& tap : taps) {
+        if (output.contains(tap.value)) continue;
+        Value* value = watched->find_value(tap.value);
+        if (value == nullptr) fail(ErrorCode::internal, "there is no value '" + tap.value + "' to observe");
+        Value* copy = watched->add_node("Identity", {value}, {}, 1, watched->unique_name(tap.value + "_tap"))->output();
+        if (place < places)
+            watched->set_output(static_cast<int>(place++), copy);
+        else
+            watched->add_output(copy);
+        output[tap.value] = copy->name;
+    }
+    passes::eliminate_dead_code(*watched);
+    Context context = engine_of(std::move(watched), threads_).create_context();
+
+    std::vector<std::vector<double>> rows(taps.size());
+    const int64_t share = std::max<int64_t>(1, rows_ / static_cast<int64_t>(std::max<size_t>(samples_.size(), 1)));
+    std::vector<int64_t> channels(taps.size());
+    for (const TensorMap& sample : samples_) {
+        const TensorMap values = context.run(sample);
+        for (size_t t = 0; t < taps.size(); ++t) {
+            const Tensor& tensor = values.at(output.at(taps[t].value));
+            channels[t] = tensor.dim(taps[t].axis);
+            append_rows(tensor, taps[t].axis, share, rows[t]);
+        }
+    }
+    std::vector<Matrix> result(taps.size());
+    for (size_t t = 0; t < taps.size(); ++t) {
+        result[t].columns = channels[t];
+        result[t].rows = channels[t] == 0 ? 0 : static_cast<int64_t>(rows[t].size()) / channels[t];
+        result[t].values = std::move(rows[t]);
+    }
+    return result;
+}
+
+}  // namespace planish::sparsity

@@ -1,0 +1,339 @@
+// planish::prune: channels found, ordered, chosen, removed; what is left adapted and measured.
+#include "planish/prune.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/mapped_file.hpp"
+#include "build/verify.hpp"
+#include "exporters/onnx/exporter.hpp"
+#include "importers/onnx/importer.hpp"
+#include "passes/pass.hpp"
+#include "passes/rewrite.hpp"
+#include "plan/plan_io.hpp"
+#include "sparsity/couplings.hpp"
+#include "sparsity/latency.hpp"
+#include "sparsity/products.hpp"
+#include "sparsity/reconstruct.hpp"
+
+namespace planish {
+namespace sparsity {
+namespace {
+
+void check_options(const PruneOptions& options) {
+    const auto invalid = [](std::string message, std::string hint) {
+        fail(ErrorCode::invalid_argument, std::move(message), std::move(hint));
+    };
+    if (options.speedup == 0 && !(options.ratio >= 0 && options.ratio < 1))
+        invalid(fmt::format("the ratio is {}", options.ratio),
+                "give the share of channels to remove, from 0 to below 1");
+    if (options.speedup != 0 && !(options.speedup > 1))
+        invalid(fmt::format("the speed-up is {}", options.speedup), "give a factor above 1");
+    if (options.multiple < 1) invalid(fmt::format("multiple is {}", options.multiple), "give 1 or more");
+    for (const char* known : {"auto", "l1", "l2", "bn", "activation"})
+        if (options.criterion == known) {
+            if (options.criterion == "activation" && options.calibration.empty())
+                invalid("the criterion 'activation' needs calibration data",
+                        "give some dozens of the network's inputs");
+            return;
+        }
+    invalid("unknown criterion '" + options.criterion + "'", "criteria are auto, l1, l2, bn, activation");
+}
+
+/// '*' stands for any characters.
+bool matches(std::string_view pattern, std::string_view text) {
+    if (pattern.empty()) return text.empty();
+    if (pattern.front() == '*')
+        return matches(pattern.substr(1), text) || (!text.empty() && matches(pattern, text.substr(1)));
+    return !text.empty() && pattern.front() == text.front() && matches(pattern.substr(1), text.substr(1));
+}
+
+int64_t constant_bytes(const Graph& graph) {
+    int64_t bytes = 0;
+    for (const Value* value : graph.values())
+        if (value->is_constant()) bytes += value->constant->bytes();
+    return bytes;
+}
+
+class Pruner {
+  public:
+    Pruner(std::unique_ptr<Graph> graph, const PruneOptions& options)
+        : graph_(std::move(graph)), options_(options), observer_(options.calibration, options.rows, options.threads) {
+        report_.criterion = options.criterion != "auto"   ? options.criterion
+                            : options.calibration.empty() ? "l2"
+                                                          : "activation";
+    }
+
+    Pruned run() {
+        progress("optimise", "", 0);
+        optimise();
+        progress("analyse", "", 0.02);
+        channels_ = find_channels(*graph_);
+        drop_kept_layers();
+        if (channels_.groups.empty())
+            fail(ErrorCode::invalid_argument, "no channel of this network can be removed",
+                 "its layers are tied to its inputs and outputs, or kept by name");
+        curves_ = importance(*graph_, channels_, report_.criterion, observer_, options_.ridge);
+        for (const ChannelGroup& group : channels_.groups)
+            allowed_.push_back(allowed_removals(group, options_.multiple));
+        if (options_.measure || options_.speedup > 1) sample_ = timing_sample();
+        progress("choose", "", 0.4);
+        const Counts counts = options_.speedup > 1 ? by_speedup() : options_.global ? by_ratio() : by_layer();
+        const std::vector<bool> removed = removed_channels(channels_, curves_, counts);
+        std::shared_ptr<Graph> pruned = shrink(*graph_, channels_, removed);
+        const std::vector<Repair> repairs = adapt(*pruned, removed);
+        describe(*pruned, removed, repairs);
+        return Pruned(std::move(pruned), std::move(report_));
+    }
+
+  private:
+    void progress(std::string_view stage, std::string_view detail, double fraction) const {
+        if (options_.progress && !options_.progress({stage, detail, fraction}))
+            fail(ErrorCode::invalid_argument, "the pruning was cancelled");
+    }
+
+    // Names of parameters are lost where constants are folded into others.
+    void optimise() {
+        static constexpr passes::Pass kShapesOnly[] = {
+            {"fold-shapes", "sizes in Reshape targets become constants", passes::fold_shapes},
+            {"eliminate-dead-code", "shape arithmetic that nothing reads", passes::eliminate_dead_code},
+            {"simplify-identities", "they would stand between layers", passes::simplify_identities},
+            {"fold-shapes", "targets behind what was removed", passes::fold_shapes},
+            {"eliminate-dead-code", "the last of the shape arithmetic", passes::eliminate_dead_code},
+        };
+        if (options_.keep_parameters)
+            passes::run(*graph_, kShapesOnly);
+        else
+            passes::run(*graph_, passes::portable_pipeline());
+    }
+
+    void drop_kept_layers() {
+        for (const std::string& pattern : options_.keep) {
+            bool found = false;
+            std::set<const Value*> kept;
+            for (const auto& node : graph_->nodes())
+                for (const std::string& layer : passes::origins_of(*node))
+                    if (matches(pattern, layer)) {
+                        found = true;
+                        kept.insert(node->output());
+                    }
+            if (!found)
+                fail(ErrorCode::invalid_argument, "no layer is called '" + pattern + "'",
+                     "planish inspect MODEL.plan --layers lists them");
+            std::erase_if(channels_.groups, [&](const ChannelGroup& group) {
+                return std::any_of(group.axes.begin(), group.axes.end(),
+                                   [&](int a) { return kept.contains(channels_.axes[static_cast<size_t>(a)].value); });
+            });
+        }
+    }
+
+    /// One input for the clock: calibration data, else random numbers of the shapes given, else of the model's with
+    /// open sizes at one.
+    TensorMap timing_sample() const {
+        if (!options_.calibration.empty()) return options_.calibration.front();
+        std::vector<Dims> shapes;
+        for (const Value* input : graph_->inputs()) {
+            const auto given = options_.shapes.find(input->name);
+            if (given != options_.shapes.end()) {
+                shapes.push_back(given->second.opt);
+                continue;
+            }
+            Dims dims;
+            for (int64_t axis = 0; axis < rank_of(input); ++axis) {
+                const int64_t size = size_of(input, axis);
+                if (size < 0 && axis > 0)
+                    fail(ErrorCode::invalid_argument, "the shape of input '" + input->name + "' is open",
+                         "give a shape or calibration data to time the network with");
+                dims.push_back(std::max<int64_t>(size, 1));
+            }
+            shapes.push_back(std::move(dims));
+        }
+        const auto bound = passes::specialise(*graph_, shapes);
+        const std::vector<Tensor> random = verification::random_inputs(*bound);
+        TensorMap sample;
+        for (size_t i = 0; i < random.size(); ++i) sample[graph_->inputs()[i]->name] = random[i];
+        return sample;
+    }
+
+    int64_t total_channels() const {
+        int64_t total = 0;
+        for (const ChannelGroup& group : channels_.groups) total += static_cast<int64_t>(group.channels.size());
+        return total;
+    }
+
+    static double gone(const Counts& counts) {
+        double sum = 0;
+        for (const size_t n : counts) sum += static_cast<double>(n);
+        return sum;
+    }
+
+    Counts by_layer() const {
+        Counts counts;
+        for (size_t g = 0; g < curves_.size(); ++g) {
+            const double wanted = options_.ratio * static_cast<double>(channels_.groups[g].channels.size());
+            size_t best = 0;
+            for (const size_t n : allowed_[g])
+                if (std::abs(static_cast<double>(n) - wanted) <= std::abs(static_cast<double>(best) - wanted)) best = n;
+            counts.push_back(best);
+        }
+        return counts;
+    }
+
+    Counts by_ratio() const {
+        const std::vector<Counts> path = removal_path(curves_, allowed_, gone);
+        const double wanted = options_.ratio * static_cast<double>(total_channels());
+        const auto at = std::find_if(path.begin(), path.end(), [&](const Counts& c) { return gone(c) >= wanted; });
+        return at == path.end() ? path.back() : *at;
+    }
+
+    // The model of time orders the steps; how many of them it takes, the clock says.
+    Counts by_speedup() {
+        const std::vector<RegionTime> regions = region_times(*graph_, sample_, options_.threads);
+        const TimeModel model(*graph_, channels_, regions);
+        const double before = model.seconds(Counts(curves_.size()));
+        const std::vector<Counts> path =
+            removal_path(curves_, allowed_, [&](const Counts& c) { return before - model.seconds(c); });
+        Context whole = engine_of(graph_->clone(), options_.threads).create_context();
+        const auto measured = [&](size_t place) {
+            Context smaller = engine_of(shrink(*graph_, channels_, removed_channels(channels_, curves_, path[place])),
+                                        options_.threads)
+                                  .create_context();
+            const auto [a, b] = time_both(whole, smaller, sample_);
+            return a / b;
+        };
+        size_t low = 0, high = path.size() - 1;  // low is too slow, high is fast enough
+        if (const double most = measured(high); most < options_.speedup)
+            fail(ErrorCode::invalid_argument,
+                 fmt::format("a speed-up of {} is out of reach: with all channels gone that may go it is {:.2f}",
+                             options_.speedup, most),
+                 "ask for less, or let multiples be smaller");
+        // Where the model predicts the aim to be, first.
+        size_t probe = 0;
+        while (probe + 1 < path.size() && model.seconds(path[probe]) * options_.speedup > before) ++probe;
+        while (high - low > 1) {
+            probe = std::clamp(probe, low + 1, high - 1);
+            progress("choose", fmt::format("{} of {} steps", probe, path.size()), 0.5);
+            (measured(probe) >= options_.speedup ? high : low) = probe;
+            probe = (low + high) / 2;
+        }
+        return path[high];
+    }
+
+    std::vector<Repair> adapt(Graph& pruned, const std::vector<bool>& removed) {
+        if (observer_.empty()) return {};
+        ReconstructOptions how;
+        how.ridge = options_.ridge;
+        how.add_biases = !options_.keep_parameters;
+        how.apply = options_.reconstruct;
+        how.progress = [&](std::string_view layer, double fraction) {
+            progress("reconstruct", layer, 0.6 + 0.35 * fraction);
+        };
+        return reconstruct(*graph_, pruned, channels_, removed, observer_, how);
+    }
+
+    void describe(const Graph& pruned, const std::vector<bool>& removed, const std::vector<Repair>& repairs) {
+        progress("measure", "", 0.96);
+        std::map<std::string, double> before, after;
+        if (options_.measure) {
+            Context a = engine_of(graph_->clone(), options_.threads).create_context();
+            Context b = engine_of(pruned.clone(), options_.threads).create_context();
+            std::tie(report_.seconds_before, report_.seconds) = time_both(a, b, sample_);
+            before = seconds_by_layer(*graph_);
+            after = seconds_by_layer(pruned);
+        }
+        std::map<std::string, double> error;
+        for (const Repair& repair : repairs) error[repair.layer] = repair.error;
+        report_.channels_before = total_channels();
+        report_.channels = report_.channels_before - std::count(removed.begin(), removed.end(), true);
+        report_.bytes_before = constant_bytes(*graph_);
+        report_.bytes = constant_bytes(pruned);
+        for (const auto& node : pruned.nodes()) {
+            const bool weighted =
+                (node->is("Conv") || node->is("ConvTranspose") || node->is("Gemm") || node->is("MatMul")) &&
+                node->input(1)->is_constant();
+            const Value* then = weighted ? graph_->find_value(node->output()->name) : nullptr;
+            if (then == nullptr || then->producer == nullptr) continue;
+            const Node& source = *then->producer;
+            const int64_t in = node->is("MatMul") ? rank_of(node->input(0)) - 1 : 1,
+                          out = node->is("MatMul") ? rank_of(node->output()) - 1 : 1;
+            PruneRow row{passes::origins_of(*node).front(), std::string(node->op().name)};
+            row.inputs_before = size_of(source.input(0), in);
+            row.inputs = size_of(node->input(0), in);
+            row.channels_before = size_of(source.output(), out);
+            row.channels = size_of(node->output(), out);
+            if (const auto it = error.find(row.layer); it != error.end()) row.error = it->second;
+            if (const auto it = before.find(row.layer); it != before.end()) row.seconds_before = it->second;
+            if (const auto it = after.find(row.layer); it != after.end()) row.seconds = it->second;
+            for (const auto& [list, bytes] :
+                 {std::pair(source.inputs(), &row.bytes_before), {node->inputs(), &row.bytes}})
+                for (const Value* value : list)
+                    if (value && value->is_constant()) *bytes += value->constant->bytes();
+            report_.layers.push_back(std::move(row));
+        }
+    }
+
+    /// Seconds of each region, under the first of the layers with weights that it holds.
+    std::map<std::string, double> seconds_by_layer(const Graph& graph) const {
+        std::set<std::string> weighted;
+        for (const Product& product : products_of(graph)) weighted.insert(product.layer());
+        for (const auto& node : graph.nodes())
+            if (node->is("Conv")) weighted.insert(passes::origins_of(*node).front());
+        std::map<std::string, double> result;
+        for (const RegionTime& region : region_times(graph, sample_, options_.threads))
+            for (const std::string& layer : region.layers)
+                if (weighted.contains(layer)) {
+                    result[layer] += region.seconds;
+                    break;
+                }
+        return result;
+    }
+
+    std::shared_ptr<Graph> graph_;
+    const PruneOptions& options_;
+    Observer observer_;
+    PruneReport report_;
+    Channels channels_;
+    std::vector<Curve> curves_;
+    std::vector<std::vector<size_t>> allowed_;
+    TensorMap sample_;
+};
+
+}  // namespace
+}  // namespace sparsity
+
+Pruned::Pruned(std::shared_ptr<const Graph> graph, PruneReport report)
+    : graph_(std::move(graph)), report_(std::make_shared<const PruneReport>(std::move(report))) {}
+
+std::vector<std::byte> Pruned::onnx_bytes() const {
+    return onnx_export::to_bytes(*graph_);
+}
+
+void Pruned::save_onnx(const std::filesystem::path& path) const {
+    onnx_export::write(*graph_, path);
+}
+
+Plan Pruned::build(const BuildOptions& options) const {
+    return planish::build(onnx_bytes(), options);
+}
+
+Pruned prune(const std::filesystem::path& model, const PruneOptions& options) {
+    sparsity::check_options(options);
+    const MappedFile file(model);
+    const bool is_plan = plan::describe_foreign(file.bytes()).empty();
+    auto graph = is_plan ? std::move(plan::read(model).graph) : onnx_import::import_file(model.string());
+    return sparsity::Pruner(std::move(graph), options).run();
+}
+
+Pruned prune(std::span<const std::byte> model, const PruneOptions& options,
+             const std::filesystem::path& external_data_folder) {
+    sparsity::check_options(options);
+    const bool is_plan = plan::describe_foreign(model).empty();
+    auto graph = is_plan ? std::move(plan::read(model, nullptr).graph)
+                         : onnx_import::import_bytes(model, external_data_folder.string());
+    return sparsity::Pruner(std::move(graph), options).run();
+}
+
+}  // namespace planish
