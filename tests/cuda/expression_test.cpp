@@ -188,6 +188,24 @@ TEST(CudaExpression, FastFunctionsAgreeWithTheReference) {
     }
 }
 
+// Below half of float16's steps: the bound that kernels/math.cuh states.
+TEST(CudaExpression, FastGeluIsFinerThanHalves) {
+    const HostLibrary library(
+        "#include \"planish/math.cuh\"\nextern \"C\" float gelu(float x) { return "
+        "planish::fast::gelu(x); }\n");
+    ASSERT_TRUE(library.is_open());
+    const auto gelu = library.get<float(float)>("gelu");
+    const auto check = [&](double x) {
+        const double want = 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+        ASSERT_LE(std::fabs(gelu(static_cast<float>(x)) - want), std::max(0x1p-16 * std::fabs(want), 0x1p-27)) << x;
+    };
+    for (int i = -(12 << 12); i <= 12 << 12; ++i) check(i * 0x1p-12);
+    for (double x = 0x1p-30; x < 0x1p100; x *= 2) check(x), check(-x);
+    EXPECT_TRUE(std::isnan(gelu(NAN)));
+    EXPECT_EQ(gelu(INFINITY), INFINITY);
+    EXPECT_EQ(gelu(0.0F), 0.0F);
+}
+
 TEST(CudaEpilogue, ChannelsTensorsAndBias) {
     const auto graph = parse_graph(R"(graph "g" {
       input %x : float32[1, 2, 4, 4]

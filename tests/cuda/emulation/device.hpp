@@ -19,7 +19,8 @@
 #define __grid_constant__
 #define __shared__ static  // one block at a time
 
-using std::abs, std::exp, std::log, std::tanh, std::expm1, std::log1p, std::erf, std::erfc, std::fabs, std::fmod;
+using std::abs, std::exp, std::exp2, std::log, std::tanh, std::expm1, std::log1p, std::erf, std::erfc, std::fabs,
+    std::fmod;
 using std::copysign, std::sqrt, std::floor, std::ceil, std::rint, std::pow, std::isinf, std::sin, std::cos, std::atan;
 
 inline float __expf(float x) {
