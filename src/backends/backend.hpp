@@ -49,6 +49,7 @@ struct StepInfo {
     DType dtype = DType::undefined;   // that results are stored as
     double unit_roundoff = 0x1p-24;   // of float32 values where they are stored
     double factor_roundoff = 0;       // by which a product moves its factors beforehand (tf32); 0: not at all
+    bool integer = false;             // its `flops` are of 8-bit integers
     int64_t flops = 0;
     int64_t bytes = 0;                                         // read + written at least once
     std::vector<std::pair<std::string, std::string>> refused;  // implementation -> reason
@@ -96,11 +97,13 @@ struct Timeline {
 
 /// What a device can do at most, as measured on it.
 struct Roofline {
-    double flops = 0;      // per second
-    double bandwidth = 0;  // bytes per second
-    /// The least time that so much work can take, in seconds.
-    double bound(int64_t operations, int64_t bytes) const {
-        return std::max(static_cast<double>(operations) / flops, static_cast<double>(bytes) / bandwidth);
+    double flops = 0;        // per second
+    double integer_ops = 0;  // per second: products of 8-bit integers, and their sums
+    double bandwidth = 0;    // bytes per second
+    /// The least time that a step can take, in seconds.
+    double bound(const StepInfo& step) const {
+        return std::max(static_cast<double>(step.flops) / (step.integer ? integer_ops : flops),
+                        static_cast<double>(step.bytes) / bandwidth);
     }
 };
 

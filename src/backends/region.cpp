@@ -120,6 +120,12 @@ void append_ops(const Graph& body, std::string& op) {
 std::string op_of(const RegionView& region) {
     if (!region.has_body()) return std::string(region.node().op().name);
     std::string op;
+    if (region.node().text("kind") == "quantized") {
+        // What is computed, and not how it is stored at its borders.
+        for (const auto& node : region.body().nodes())
+            if (!node->is("DequantizeLinear") && !node->is("QuantizeLinear")) op += op_of(RegionView(*node, &region));
+        return op + " int8";
+    }
     append_ops(region.body(), op);
     return op;
 }

@@ -127,17 +127,22 @@ void print_profile(const Profile& profile, const std::string& order) {
         table.add(cells);
     }
     fmt::print("\n{}", table.text());
-    fmt::print("roofline: {:.0f} GFLOP/s and {:.1f} GB/s, measured with {} thread{} (reading {} again and again)\n",
-               profile.roofline.flops * 1e-9, profile.roofline.bandwidth * 1e-9, profile.threads,
-               profile.threads == 1 ? "" : "s", format_bytes(profile.working_set));
+    const bool integer =
+        std::any_of(profile.rows.begin(), profile.rows.end(), [](const ProfileRow& row) { return row.step.integer; });
+    fmt::print("roofline: {:.0f} GFLOP/s{} and {:.1f} GB/s, measured with {} thread{} (reading {} again and again)\n",
+               profile.roofline.flops * 1e-9,
+               integer ? fmt::format(", {:.0f} GOP/s of 8-bit integers", profile.roofline.integer_ops * 1e-9) : "",
+               profile.roofline.bandwidth * 1e-9, profile.threads, profile.threads == 1 ? "" : "s",
+               format_bytes(profile.working_set));
 }
 
 Json to_json(const ProfileRow& row) {
-    return {{"name", row.step.name},      {"layers", row.step.layers},
-            {"op", row.step.op},          {"implementation", row.step.implementation},
-            {"ms", row.seconds * 1e3},    {"flops", row.step.flops},
-            {"bytes", row.step.bytes},    {"bound_ms", row.bound * 1e3},
-            {"roofline", row.roofline()}, {"busy_threads", row.busy}};
+    return {{"name", row.step.name},       {"layers", row.step.layers},
+            {"op", row.step.op},           {"implementation", row.step.implementation},
+            {"ms", row.seconds * 1e3},     {"flops", row.step.flops},
+            {"integer", row.step.integer}, {"bytes", row.step.bytes},
+            {"bound_ms", row.bound * 1e3}, {"roofline", row.roofline()},
+            {"busy_threads", row.busy}};
 }
 
 void add_profile(Json& result, const Profile& profile, const std::string& order) {
@@ -149,6 +154,7 @@ void add_profile(Json& result, const Profile& profile, const std::string& order)
                                {"bytes", total.step.bytes},    {"bound_ms", total.bound * 1e3},
                                {"roofline", total.roofline()}, {"busy_threads", total.busy}};
     result["peak"] = {{"gflops", profile.roofline.flops * 1e-9},
+                      {"integer_gops", profile.roofline.integer_ops * 1e-9},
                       {"gbs", profile.roofline.bandwidth * 1e-9},
                       {"working_set_bytes", profile.working_set}};
 }

@@ -45,7 +45,7 @@ Profile profile(Context::Impl& context, std::span<const NamedView> inputs, int r
             seconds.push_back(duration(timeline.steps[i]));
             busy.push_back(timeline.busy[i] / std::max(seconds.back(), 1e-12));
         }
-        const double bound = result.roofline.bound(step.flops, step.bytes);
+        const double bound = result.roofline.bound(step);
         result.rows.push_back({std::move(step), median(std::move(seconds)), bound, median(std::move(busy))});
     }
     const auto length = [](const Timeline& timeline) { return timeline.steps.empty() ? 0 : timeline.steps.back().end; };

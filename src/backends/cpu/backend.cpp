@@ -373,6 +373,7 @@ class Compiler {
         info.implementation = kernel.name;
         info.dtype = node.outputs().empty() ? DType::undefined : node.output()->type.dtype;
         info.flops = kernel.flops;
+        info.integer = region.has_body() && node.text("kind") == "quantized";
         for (const Value* value : node.inputs())
             if (value) info.bytes += bytes_of(*value);
         for (const Value* value : node.outputs()) info.bytes += bytes_of(*value);

@@ -61,6 +61,44 @@ double fma_flops(int floats, ThreadPool& pool, int threads) {
     return 2.0 * floats * FmaLoop::kChains * FmaLoop::kUnroll * kIterations * static_cast<double>(tasks) / seconds;
 }
 
+/// As above, with products of 8-bit integers summed in 32 bits: four a lane by VNNI, else two widened to 16 bits.
+struct IntegerLoop : JitCode {
+    static constexpr int kChains = 12, kUnroll = 8;
+
+    IntegerLoop(bool vnni, int lanes) : JitCode(8192) {
+        const auto reg = [&](int r) -> Xbyak::Xmm {
+            if (lanes == 16) return Xbyak::Zmm(r);
+            return Xbyak::Ymm(r);
+        };
+        for (int r = 0; r < kChains + 3; ++r) vxorps(Xbyak::Xmm(r), Xbyak::Xmm(r), Xbyak::Xmm(r));
+        Xbyak::Label loop;
+        L(loop);
+        for (int i = 0; i < kUnroll * kChains; ++i) {
+            if (vnni) {
+                vpdpbusd(reg(i % kChains), reg(kChains), reg(kChains + 1));
+                continue;
+            }
+            vpmaddwd(reg(kChains + 2), reg(kChains), reg(kChains + 1));
+            vpaddd(reg(i % kChains), reg(i % kChains), reg(kChains + 2));
+        }
+        dec(rdi);
+        jnz(loop, T_NEAR);
+        vzeroupper();
+        ret();
+        publish("peak_integer_" + std::to_string(lanes));
+    }
+};
+
+double integer_ops(bool vnni, int lanes, ThreadPool& pool, int threads) {
+    const IntegerLoop loop(vnni, lanes);
+    const auto run = loop.getCode<void (*)(int64_t)>();
+    const int64_t tasks = int64_t{kTasksPerThread} * threads;
+    const double seconds = best_round(pool, threads, tasks, [&](int64_t, int) { run(kIterations); });
+    const int products = lanes * (vnni ? 4 : 2);
+    return 2.0 * products * IntegerLoop::kChains * IntegerLoop::kUnroll * kIterations * static_cast<double>(tasks) /
+           seconds;
+}
+
 double sse_flops(ThreadPool& pool, int threads) {
     constexpr int kChains = 8;
     const int64_t tasks = int64_t{kTasksPerThread} * threads;
@@ -126,10 +164,12 @@ Roofline measure_roofline(Isa isa, ThreadPool& pool, int threads, int64_t workin
     threads = std::clamp(threads, 1, pool.size());
     Roofline roofline;
     if (isa < Isa::avx2) {
-        roofline.flops = sse_flops(pool, threads);
+        roofline.flops = roofline.integer_ops = sse_flops(pool, threads);
     } else {
         roofline.flops = fma_flops(8, pool, threads);
         if (isa >= Isa::avx512) roofline.flops = std::max(roofline.flops, fma_flops(16, pool, threads));
+        const int lanes = isa >= Isa::avx512 ? 16 : 8;
+        roofline.integer_ops = integer_ops(isa >= Isa::avx512_vnni, lanes, pool, threads);
     }
     roofline.bandwidth = read_bandwidth(isa, pool, threads, working_set);
     return roofline;

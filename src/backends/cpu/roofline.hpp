@@ -14,7 +14,8 @@ namespace planish::cpu {
 
 /// float32 FMAs of the widest vectors that `isa` allows (or of narrower ones, where those are faster), and reading
 /// `working_set` bytes (kept between 64 KiB and 128 MiB) that the threads share evenly. The best of some rounds;
-/// 0.05 to 0.3 s. On the baseline, which has no generated code: multiplications and additions of 128 bits.
+/// 0.05 to 0.3 s. Integer products by VNNI where there is it, else in 16 bits. On the baseline, which has no generated
+/// code: multiplications and additions of 128 bits.
 Roofline measure_roofline(Isa isa, ThreadPool& pool, int threads, int64_t working_set);
 
 }  // namespace planish::cpu

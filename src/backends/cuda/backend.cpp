@@ -505,7 +505,7 @@ class CudaBackend final : public Backend {
     Roofline measure_roofline(const std::string& target, int, int64_t) const override {
         const DeviceProperties device =
             Gpu::count() > 0 ? Gpu::get(0).properties() : known_device(arch_of(target))->properties;
-        return {device.tensor_flops, device.bandwidth};
+        return {device.tensor_flops, 2 * device.tensor_flops, device.bandwidth};
     }
     std::unique_ptr<DeviceState> create_state(int device) const override { return make_state(Gpu::get(device)); }
     std::shared_ptr<DeviceStore> create_store(int device) const override { return make_store(Gpu::get(device)); }
