@@ -125,6 +125,18 @@ TEST(Mma, IsExpectedToBeatProductsWithoutTensorCores) {
     }
 }
 
+TEST(Mma, TheTunerTimesFewProductsWithoutTensorCores) {
+    const auto count = [](const std::string& text, std::string_view arch, DType storage) {
+        const Subject subject(text, arch, storage);
+        return families::kConvSimt.tactics(*subject.region, subject.environment).size();
+    };
+    EXPECT_EQ(count(gemm(512, 512, 512), "sm_80", DType::f16), 1u);
+    EXPECT_EQ(count(gemm(512, 512, 512), "sm_90a", DType::bf16), 1u);
+    Subject exact(gemm(512, 512, 512), "sm_80", DType::f32);
+    exact.environment.tf32 = false;
+    EXPECT_GT(families::kConvSimt.tactics(*exact.region, exact.environment).size(), 3u);
+}
+
 // ---- Emulation ------------------------------------------------------------------------------------------------------
 
 struct Case {

@@ -93,6 +93,8 @@ std::vector<Tactic> simt_tactics(const RegionView& region, const Environment& en
     }
     std::stable_sort(tactics.begin(), tactics.end(),
                      [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    // Where tensor cores multiply, too, the best one is worth the tuner's time.
+    if (families::kMma.can_implement(region, environment) == Refusal::none) tactics.resize(1);
     return tactics;
 }
 
