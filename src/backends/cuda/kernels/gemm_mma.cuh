@@ -198,12 +198,18 @@ struct GemmMma {
     __device__ void load_elements(int step, Elements& to) const {
 #pragma unroll
         for (int i = 0; i < kLoadsA; ++i) {
-            const GemmMmaTap* taps = p.taps + (step * kStep + load_unit(i) * kUnit);
+            // Two taps come in 16 bytes.
+            const auto* taps =
+                reinterpret_cast<const vector_detail::Chunk<16>*>(p.taps + (step * kStep + load_unit(i) * kUnit));
 #pragma unroll
-            for (int j = 0; j < kUnit; ++j) {
-                const GemmMmaTap tap = taps[j];
-                to[i][j] = Input{};
-                if ((row_inside[i] & tap.inside) == tap.inside) to[i][j] = a[row_offset[i] + tap.offset];
+            for (int j = 0; j < kUnit; j += 2) {
+                const vector_detail::Chunk<16> two = taps[j / 2];
+#pragma unroll
+                for (int t = 0; t < 2; ++t) {
+                    const GemmMmaTap tap{static_cast<int>(two.words[2 * t]), two.words[2 * t + 1]};
+                    to[i][j + t] = Input{};
+                    if ((row_inside[i] & tap.inside) == tap.inside) to[i][j + t] = a[row_offset[i] + tap.offset];
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ constexpr int kGemmMmaOperands = 8;
 
 /// Where a unit along K of a gathered row lies: elements from the row's first tap, and the taps that must be inside of
 /// the image, as bits: the row's in the lower half, the column's in the upper one.
-struct GemmMmaTap {
+struct alignas(8) GemmMmaTap {
     int offset;
     unsigned inside;
 };
