@@ -45,20 +45,37 @@ struct ShapeRange {
     Dims min, opt, max;
 };
 
+/// How a float network becomes one of 8-bit integers: docs/quantisation.md.
+struct CalibrationOptions {
+    std::vector<TensorMap> samples;               ///< real inputs, an array for each input of the model
+    std::function<bool(TensorMap& sample)> next;  ///< or these, one a call, until it returns false
+    std::filesystem::path table;                  ///< JSON: grids that are taken from here; those it lacks are chosen
+    std::filesystem::path save_table;             ///< where the grids go
+    std::string method = "mse";                   ///< "min_max", "percentile", "entropy", "mse"
+    double percentile = 99.99;
+    bool equalise = true;         ///< even out the channels of tensors
+    bool compensate = true;       ///< weights make up for errors of their inputs
+    bool round_jointly = true;    ///< and for each other's rounding
+    bool correct_bias = true;     ///< channels keep their means
+    StringPairs layer_precision;  ///< pattern of layer names (* and ?) -> "fp32" or "int8"; the last match counts
+    double accuracy_budget = -1;  ///< least SQNR of every output in dB, on the samples; < 0: whatever is not absurd
+};
+
 /// Where a build stands. `fraction` runs from 0 to 1 over the whole build.
 struct Progress {
-    std::string_view stage;   ///< "import", "optimise", "compile", "tune", "verify", "write"
+    std::string_view stage;   ///< "import", "optimise", "quantise", "compile", "tune", "verify", "write"
     std::string_view detail;  ///< the pass, region or file being worked on
     double fraction = 0;
 };
 
 struct BuildOptions {
     std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512", "cuda:sm_90a", ...: one plan
-    std::string precision = "fp32";              ///< of the GPU targets: "fp32", "tf32", "fp16", "bf16"
-    std::map<std::string, ShapeRange> shapes;    ///< by input name; inputs not named keep their model's shape
+    std::string precision = "fp32";  ///< of the GPU targets: "fp32", "tf32", "fp16", "bf16"; of the CPU: "fp32", "int8"
+    std::map<std::string, ShapeRange> shapes;  ///< by input name; inputs not named keep their model's shape
     int threads = 0;  ///< to compile, tune and verify with; 0: one for each core, as LoadOptions
 
-    int optimization_level = 3;  ///< 0 to 5: see docs/tuning.md. Below 3 nothing is timed
+    int optimization_level = 3;      ///< 0 to 5: see docs/tuning.md. Below 3 nothing is timed
+    CalibrationOptions calibration;  ///< of precision "int8"
     std::filesystem::path
         timing_cache;          ///< file of measurements to use and to add to; empty: timed for this build only
     double time_budget = -1;   ///< seconds to spend on timing; what was not reached keeps its default; < 0: all

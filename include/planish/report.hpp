@@ -53,11 +53,30 @@ struct TacticRow {
     bool from_cache = false;                              ///< known from the timing cache
 };
 
+/// A layer of a quantised network.
+struct PrecisionRow {
+    std::string layer;            ///< the user's name
+    std::string op;               ///< "Conv", ...
+    std::string before = "fp32";  ///< in which it computed
+    std::string after;            ///< in which it computes: "int8", or "fp32" where `note` says why
+    double sqnr = 0;              ///< of its result against the float network's, on calibration data, in dB
+    std::string note;
+};
+
+/// An output of a quantised network against that of the float one.
+struct OutputErrorRow {
+    std::string name;
+    double sqnr = 0;    ///< signal to quantisation noise, in dB
+    double cosine = 1;  ///< mean over the samples
+};
+
 struct BuildReport {
     std::vector<PassRow> passes;
     std::vector<TacticRow> tactics;
     std::string timing_cache;  ///< the file that the measurements came from and went to; empty: none
     std::vector<LayerRow> layers;
+    std::vector<PrecisionRow> precision;        ///< of the layers that quantisation looked at; empty: none did
+    std::vector<OutputErrorRow> output_errors;  ///< of quantisation, on calibration data
     std::vector<VerificationRow> verification;
     std::vector<std::pair<std::string, double>> seconds;  ///< stage ("import", "optimise", "compile", ...) -> wall time
     std::vector<std::string> warnings;                    ///< e.g. layers that run in the reference interpreter

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _export, _planish
 from ._arrays import DTypeName, Feeds, empty_like_on_gpu, to_user
+from ._calibration import samples_of
 from ._errors import Error
 from ._progress import ProgressBar
 
@@ -57,7 +58,8 @@ class Plan:
 
     @property
     def report(self) -> dict:
-        """tactics, passes, layers, verification (rows), seconds (by stage), timing_cache, warnings."""
+        """tactics, passes, layers, precision, output_errors, verification (rows), seconds (by stage), timing_cache,
+        warnings."""
         return self._raw.report()
 
     def __str__(self) -> str:
@@ -235,6 +237,10 @@ def build(
     precision: str = "fp32",
     shapes: Mapping[str, Any] | None = None,
     calibration: Any = None,
+    calibration_method: str = "mse",
+    calibration_table: PathLike | None = None,
+    save_calibration_table: PathLike | None = None,
+    layer_precision: Mapping[str, str] | None = None,
     accuracy_budget: float | None = None,
     sparsity: Any = None,
     timing_cache: PathLike | None = None,
@@ -260,9 +266,16 @@ def build(
     target: "cpu", "cpu:avx2", "cpu:avx512", "cuda" (this machine's GPU, else sm_90a), "cuda:sm_80", ..., or a list of
         them: one plan for all. Building for a GPU needs NVRTC (pip install nvidia-cuda-nvrtc nvidia-cuda-runtime), but
         no GPU; without one, tactics are chosen by a cost model and nothing is verified.
-    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32). The
-        CPU computes in float32.
+    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32). Of the
+        CPU: "fp32", or "int8", which needs calibration.
     shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
+    calibration: real inputs for precision "int8", 100 or so: an iterable of dicts by input name (a model of one input:
+        of arrays), a folder of .npz (a sample each) or .npy files (for a model of one input), or an .npz whose arrays
+        hold the samples along their first axis.
+    calibration_method: how the range of a tensor is chosen: "mse", "min_max", "percentile" or "entropy".
+    calibration_table, save_calibration_table: JSON files of ranges by tensor, to take and to write.
+    layer_precision: by pattern of layer names (* and ?): "fp32" or "int8". The last that matches counts.
+    accuracy_budget: least signal to quantisation noise, in dB, that every output must keep on the calibration data.
     timing_cache: file of measurements to use and to add to; with the same one, equal inputs give equal bytes. None:
         what is measured is not kept.
     progress: True for a bar on a terminal, or a function of (stage, detail, fraction); returning False cancels.
@@ -278,17 +291,12 @@ def build(
 
     Errors: not_found, io_error, invalid_model, unsupported, verification_failed, invalid_argument.
     """
-    for name, value in (
-        ("calibration", calibration),
-        ("accuracy_budget", accuracy_budget),
-        ("sparsity", sparsity),
-    ):
-        if value is not None:
-            raise Error(
-                "unsupported",
-                f"{name}= is not available in this version of Planish",
-                'leave it out; precision "fp32" needs none',
-            )
+    if sparsity is not None:
+        raise Error("unsupported", "sparsity= is not available in this version of Planish", "leave it out")
+    if calibration is not None and precision != "int8":
+        raise Error(
+            "invalid_argument", f"calibration= is of no use for precision {precision!r}", 'say precision="int8"'
+        )
     if precision not in PRECISIONS:
         raise Error("invalid_argument", f"unknown precision {precision!r}", "precisions are " + ", ".join(PRECISIONS))
     ranges = _shape_ranges(shapes)
@@ -300,7 +308,18 @@ def build(
         feeds.append(Feeds())
         for name, value in sample.items():
             feeds[-1].add(name, value)
+    calibration_feeds = []
+    for sample in samples_of(calibration):
+        calibration_feeds.append(Feeds())
+        for name, value in sample.items():
+            calibration_feeds[-1].add(name, value)
     options = {
+        "calibration": [f.rows for f in calibration_feeds],
+        "calibration_method": calibration_method,
+        "calibration_table": os.fspath(calibration_table) if calibration_table is not None else "",
+        "save_calibration_table": os.fspath(save_calibration_table) if save_calibration_table is not None else "",
+        "layer_precision": [(str(k), str(v)) for k, v in (layer_precision or {}).items()],
+        "accuracy_budget": -1.0 if accuracy_budget is None else float(accuracy_budget),
         "targets": [target] if isinstance(target, str) else list(target),
         "precision": precision,
         "shapes": ranges,

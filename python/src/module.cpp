@@ -249,6 +249,26 @@ nb::dict to_dict(const BuildReport& report) {
         r["note"] = row.note;
         verification.append(r);
     }
+    nb::list precision, output_errors;
+    for (const PrecisionRow& row : report.precision) {
+        nb::dict r;
+        r["layer"] = row.layer;
+        r["op"] = row.op;
+        r["before"] = row.before;
+        r["after"] = row.after;
+        r["sqnr"] = row.sqnr;
+        r["note"] = row.note;
+        precision.append(r);
+    }
+    for (const OutputErrorRow& row : report.output_errors) {
+        nb::dict r;
+        r["name"] = row.name;
+        r["sqnr"] = row.sqnr;
+        r["cosine"] = row.cosine;
+        output_errors.append(r);
+    }
+    d["precision"] = precision;
+    d["output_errors"] = output_errors;
     d["tactics"] = tactics;
     d["timing_cache"] = report.timing_cache;
     d["passes"] = passes;
@@ -292,6 +312,17 @@ BuildOptions build_options(nb::dict given) {
         for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
         options.samples.push_back(std::move(map));
     }
+    CalibrationOptions& calibration = options.calibration;
+    for (nb::handle sample : nb::cast<nb::list>(given["calibration"])) {
+        TensorMap map;
+        for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
+        calibration.samples.push_back(std::move(map));
+    }
+    calibration.method = nb::cast<std::string>(given["calibration_method"]);
+    calibration.table = nb::cast<std::string>(given["calibration_table"]);
+    calibration.save_table = nb::cast<std::string>(given["save_calibration_table"]);
+    calibration.layer_precision = nb::cast<StringPairs>(given["layer_precision"]);
+    calibration.accuracy_budget = nb::cast<double>(given["accuracy_budget"]);
     const nb::object progress = given["progress"];
     // Also without a progress function: lets Ctrl-C end a long build.
     options.progress = [progress](const Progress& p) {

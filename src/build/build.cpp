@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -19,6 +20,8 @@
 #include "passes/pass.hpp"
 #include "plan/contents.hpp"
 #include "planish/planish.hpp"
+#include "precision/quantize.hpp"
+#include "precision/table.hpp"
 #include "reference/interpreter.hpp"
 #include "runtime/compile.hpp"
 #include "tuner/tuner.hpp"
@@ -76,6 +79,17 @@ void check_options(const BuildOptions& options) {
         fail(ErrorCode::invalid_argument, "replay only, but no timing cache is used",
              "give one, and an optimization level of 2 or more");
     if (options.precision == "fp32") return;
+    if (options.precision == "int8") {
+        if (gpu)
+            fail(ErrorCode::unsupported, "precision 'int8' is not available on GPUs in this version",
+                 "build for the CPU, or for a GPU with tf32, fp16 or bf16");
+        if (options.calibration.samples.empty() && !options.calibration.next)
+            fail(ErrorCode::invalid_argument, "precision 'int8' needs calibration data, and none was given",
+                 "give 100 or so real inputs: --calib FOLDER or FILE.npz, calibration= in Python, "
+                 "BuildOptions::calibration in C++");
+        precision::parse_method(options.calibration.method);
+        return;
+    }
     for (std::string_view known : {"tf32", "fp16", "bf16"}) {
         if (options.precision != known) continue;
         if (gpu) return;
@@ -83,7 +97,7 @@ void check_options(const BuildOptions& options) {
              "precision '" + options.precision + "' is not available on the CPU in this version",
              "build with precision fp32, or for a GPU: --target cuda:sm_90a");
     }
-    for (std::string_view known : {"int8", "fp8", "auto"})
+    for (std::string_view known : {"fp8", "auto"})
         if (options.precision == known)
             fail(ErrorCode::unsupported, "precision '" + options.precision + "' is not available in this version",
                  "build with precision fp32, or for a GPU with tf32, fp16 or bf16");
@@ -253,16 +267,21 @@ class Builder {
         contents_->graph = imported->clone();
         optimise(*contents_->graph);
 
-        stages_.begin("compile", 0.3, 0.4);
+        if (options_.precision == "int8") {
+            stages_.begin("quantise", 0.3, 0.5);
+            quantise(*contents_->graph);
+        }
+
+        stages_.begin("compile", 0.5, 0.55);
         compile();
 
         if (tunes()) {
-            stages_.begin("tune", 0.4, 0.7);
+            stages_.begin("tune", 0.55, 0.75);
             tune();
         }
         write_sections();
         if (options_.verify) {
-            stages_.begin("verify", 0.7, 0.98);
+            stages_.begin("verify", 0.75, 0.98);
             verify(*imported);
         }
         store_packed();
@@ -291,6 +310,36 @@ class Builder {
         };
         for (const passes::PassReport& row : passes::run(graph, passes::portable_pipeline(), options))
             report_.passes.push_back({row.name, row.changes, row.seconds});
+    }
+
+    void quantise(Graph& graph) {
+        const CalibrationOptions& given = options_.calibration;
+        std::vector<TensorMap> samples = given.samples;
+        if (given.next)
+            for (TensorMap sample; given.next(sample); sample.clear()) samples.push_back(sample);
+        // A model of one input need not have it named.
+        for (TensorMap& sample : samples)
+            if (graph.inputs().size() == 1 && sample.size() == 1 && sample.begin()->first.empty())
+                sample = {{graph.inputs()[0]->name, sample.begin()->second}};
+        precision::QuantizeOptions options;
+        options.method = precision::parse_method(given.method);
+        options.percentile = given.percentile;
+        options.equalise = given.equalise;
+        options.compensate = given.compensate;
+        options.round_jointly = given.round_jointly;
+        options.correct_bias = given.correct_bias;
+        options.layer_precision = given.layer_precision;
+        options.threads = threads();
+        options.progress = [&](std::string_view detail, double fraction) { stages_.update(detail, fraction); };
+        precision::CalibrationTable table;
+        if (!given.table.empty()) {
+            table = precision::read_table(given.table);
+            options.table = &table;
+        }
+        precision::QuantizeResult result = precision::quantize(graph, samples, options);
+        if (!given.save_table.empty()) precision::write_table(given.save_table, result.table);
+        report_.precision = std::move(result.layers);
+        report_.output_errors = std::move(result.outputs);
     }
 
     void compile() {
@@ -479,11 +528,30 @@ class Builder {
                                                   static_cast<double>(programs_.size()));
                 });
             }
-            auto end = verification::verify_outputs(*bound, outputs, reference, roundoff_of(precision_of(target)));
+            auto end = options_.precision == "int8" ? quantisation_rows()
+                                                    : verification::verify_outputs(*bound, outputs, reference,
+                                                                                   roundoff_of(precision_of(target)));
             rows.insert(rows.end(), std::make_move_iterator(end.begin()), std::make_move_iterator(end.end()));
             if (report_.verification.empty()) report_.verification = rows;
             require_passed(rows);
         }
+    }
+
+    // What quantisation may cost is the user's decision; without one, an output that is more noise than signal is taken
+    // for a mistake.
+    std::vector<VerificationRow> quantisation_rows() const {
+        const double budget = std::max(options_.calibration.accuracy_budget, 0.0);
+        std::vector<VerificationRow> rows;
+        for (const OutputErrorRow& output : report_.output_errors) {
+            VerificationRow row{"output:" + output.name, {}, "", 0, 0, true, {}};
+            row.error = std::pow(10, -output.sqnr / 20);
+            row.tolerance = std::pow(10, -budget / 20);
+            row.passed = row.error <= row.tolerance;
+            row.note = fmt::format("noise against signal on calibration data: {:.1f} dB, cosine {:.4f}", output.sqnr,
+                                   output.cosine);
+            rows.push_back(std::move(row));
+        }
+        return rows;
     }
 
     // Weights that the first target's program reads in one packed order are stored in that order, where the zeros in it
@@ -537,6 +605,12 @@ class Builder {
         for (const auto& [name, range] : options_.shapes)
             p.options.emplace_back("shape:" + name,
                                    dims_text(range.min) + " " + dims_text(range.opt) + " " + dims_text(range.max));
+        for (const OutputErrorRow& row : report_.output_errors)
+            p.options.emplace_back("int8 output:" + row.name,
+                                   fmt::format("{:.1f} dB, cosine {:.4f} on calibration data", row.sqnr, row.cosine));
+        for (const PrecisionRow& row : report_.precision)
+            p.options.emplace_back("layer:" + row.layer, row.after == "int8" ? fmt::format("int8, {:.1f} dB", row.sqnr)
+                                                                             : row.after + ": " + row.note);
         p.passes = report_.passes;
         for (PassRow& row : p.passes) row.seconds = 0;  // equal inputs give equal bytes
         p.layers = report_.layers;

@@ -124,10 +124,21 @@ struct Precision {
     explicit Precision(const StepInfo& step)
         : stored(step.unit_roundoff), factors(step.factor_roundoff), smallest(stored == 0x1p-11 ? 0x1p-24 : 0x1p-126) {}
 
-    double stored;    // unit roundoff of results where they are stored
-    double factors;   // of the factors of products before they are multiplied; 0: they are not rounded
+    double stored;   // unit roundoff of results where they are stored
+    double factors;  // of the factors of products before they are multiplied; 0: they are not rounded
+    /// Of a factor whose largest magnitude is `magnitude`, relative to that: float16 steps no finer than 2^-24.
+    double factor_roundoff(double magnitude) const {
+        return stored == 0x1p-11 && magnitude > 0 ? std::max(factors, 0x1p-25 / magnitude) : factors;
+    }
+
     double smallest;  // by which a result may be off however small it is: float16 has subnormals from 2^-24 on
 };
+
+double largest_magnitude(const Tensor& t) {
+    double largest = 0;
+    for (const float v : t.data<float>()) largest = std::max(largest, std::fabs(double(v)));
+    return largest;
+}
 
 // Absolute rounding error bound of one op's float32 outputs beyond what its inputs carry: relative part per element and
 // absolute part for all.
@@ -140,19 +151,20 @@ struct OwnError {
 OwnError own_error(const Node& node, const std::vector<const RefValue*>& inputs, const Precision& precision) {
     if (has(node.op().traits, Trait::data_movement)) return {};
     const double k = kLambda * std::sqrt(static_cast<double>(summed(node)));
-    if (is_product(node))
-        return {2 * kEps,
-                (k * kEps + 2 * precision.factors) * product_magnitude(node, inputs[0]->tensor, inputs[1]->tensor)};
+    if (is_product(node)) {
+        const Tensor &a = inputs[0]->tensor, &b = inputs[1]->tensor;
+        const double factors = precision.factors == 0 ? 0
+                                                      : precision.factor_roundoff(largest_magnitude(a)) +
+                                                            precision.factor_roundoff(largest_magnitude(b));
+        return {2 * kEps, (k * kEps + factors) * product_magnitude(node, a, b)};
+    }
     if (node.is("Attention")) {
-        double largest = 0;
-        if (inputs.size() > 2 && inputs[2])
-            for (const float v : inputs[2]->tensor.data<float>()) largest = std::max(largest, std::fabs(double(v)));
+        const double largest = inputs.size() > 2 && inputs[2] ? largest_magnitude(inputs[2]->tensor) : 0;
         // Scores and weights pass through the storage type on their way to the second product.
-        return {kPointwiseUlps * kEps, (k * kEps + 4 * precision.factors) * largest};
+        return {kPointwiseUlps * kEps, (k * kEps + 4 * precision.factor_roundoff(largest)) * largest};
     }
     if (node.is("ReduceSum") || node.is("ReduceMean") || node.op().name.ends_with("Pool")) {
-        double largest = 0;
-        for (const float v : inputs[0]->tensor.data<float>()) largest = std::max(largest, std::fabs(double(v)));
+        const double largest = largest_magnitude(inputs[0]->tensor);
         return {2 * kEps, k * kEps * largest * (node.is("ReduceSum") ? static_cast<double>(summed(node)) : 1)};
     }
     return {(kPointwiseUlps + k) * kEps, 0};
@@ -301,14 +313,22 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, 
             output.spread.assign(static_cast<size_t>(output.tensor.size()), 0.0);
         result.outputs.push_back(std::move(output));
     }
-    // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do.
+    // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do. Bytes
+    // are decoded once, too: they do not move.
+    const auto decoded = [&](const Node& node) {
+        return node.is("DequantizeLinear") &&
+               std::all_of(node.inputs().begin(), node.inputs().end(), [&](const Value* input) {
+                   return input == nullptr || input->is_constant() || given.contains(input);
+               });
+    };
     std::unordered_set<const Node*> fixed;
     std::unordered_set<const Value*> reread;
     for (const Node* node : nodes) {
         const bool upstream = std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* input) {
-            return input && input->producer && exact.contains(input) && !given.contains(input);
+            return input && input->producer && exact.contains(input) && !given.contains(input) &&
+                   !decoded(*input->producer);
         });
-        if (!upstream && (is_product(*node) || has(node->op().traits, Trait::data_movement)))
+        if (!upstream && (is_product(*node) || decoded(*node) || has(node->op().traits, Trait::data_movement)))
             fixed.insert(node);
         else
             reread.insert(node->inputs().begin(), node->inputs().end());
@@ -485,8 +505,10 @@ std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vecto
             for (int64_t e = 0; e < b.size(); ++e)
                 if (const double y = b.at_double(e); std::isfinite(y)) largest = std::max(largest, std::fabs(y));
             const double eps = unit_roundoff(b.dtype());
+            // Values of the outputs' own size, stored as float16, are off by half a step of its subnormals at least.
+            const double stored = roundoff == 0x1p-11 && largest > 0 ? std::max(roundoff, 0x1p-25 / largest) : roundoff;
             // Three roundings a region: of its inputs, of its weights, of its result.
-            const double coarse = roundoff > eps ? roundoff * std::sqrt(3.0 * static_cast<double>(regions)) : 0;
+            const double coarse = stored > eps ? stored * std::sqrt(3.0 * static_cast<double>(regions)) : 0;
             row.tolerance = kLambda * (k * eps + coarse) * largest;
             for (int64_t e = 0; e < b.size(); ++e) {
                 const double x = a.at_double(e), y = b.at_double(e);

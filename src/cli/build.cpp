@@ -15,7 +15,8 @@ namespace {
 struct Options {
     std::string model, output;
     std::vector<std::string> shapes, metadata, samples;
-    std::string timing_cache;
+    std::string timing_cache, calibration;
+    std::vector<std::string> layer_precision;
     BuildOptions build;
     bool no_verify = false, list_passes = false, json = false, quiet = false;
 };
@@ -46,6 +47,18 @@ void print_json(const Options& options, const BuildReport& report, int64_t bytes
     for (const LayerRow& row : report.layers) layers.push_back(to_json(row));
     for (const VerificationRow& row : report.verification) verification.push_back(to_json(row));
     for (const auto& [stage, time] : report.seconds) seconds[stage] = time;
+    Json precision = Json::array(), output_errors = Json::array();
+    for (const PrecisionRow& row : report.precision)
+        precision.push_back({{"layer", row.layer},
+                             {"op", row.op},
+                             {"before", row.before},
+                             {"after", row.after},
+                             {"sqnr", row.sqnr},
+                             {"note", row.note}});
+    for (const OutputErrorRow& row : report.output_errors)
+        output_errors.push_back({{"name", row.name}, {"sqnr", row.sqnr}, {"cosine", row.cosine}});
+    result["precision"] = precision;
+    result["output_errors"] = output_errors;
     result["seconds"] = seconds;
     result["warnings"] = report.warnings;
     result["timing_cache"] = report.timing_cache.empty() ? Json() : Json(report.timing_cache);
@@ -138,6 +151,19 @@ void print_text(const Options& options, const BuildReport& report, int64_t bytes
         fmt::print(stderr, "{} {}\n", paint("warning:", Colour::yellow, stderr), warning);
 }
 
+// What quantisation did to each layer and to the outputs.
+void print_precision(const BuildReport& report) {
+    if (report.precision.empty()) return;
+    Table table({"layer", "op", "before", "after", ">SQNR", "note"});
+    for (const PrecisionRow& row : report.precision)
+        table.add({shorten(row.layer, 60), row.op, row.before, row.after,
+                   row.after == "int8" ? fmt::format("{:.1f} dB", row.sqnr) : "", row.note});
+    fmt::print("{}", table.text());
+    for (const OutputErrorRow& row : report.output_errors)
+        fmt::print("output {}: {:.1f} dB, cosine {:.4f} against the float model on the calibration data\n", row.name,
+                   row.sqnr, row.cosine);
+}
+
 // A damaged file of the user's own naming is an error; the default one must never be in the way.
 void choose_timing_cache(Options& options) {
     if (options.timing_cache == "none") return;
@@ -167,6 +193,9 @@ int run_build(Options& options) {
     for (const std::string& text : options.metadata)
         build_options.metadata.push_back(split_assignment(text, "--metadata"));
     for (const std::string& text : options.samples) build_options.samples.push_back(read_inputs({text}));
+    if (!options.calibration.empty()) build_options.calibration.samples = read_calibration(options.calibration);
+    for (const std::string& text : options.layer_precision)
+        build_options.calibration.layer_precision.push_back(split_assignment(text, "--layer-precision"));
     plan::check_writable(options.output);
     ProgressLine line(!options.quiet && !options.json);
     build_options.progress = [&](const Progress& p) {
@@ -180,30 +209,42 @@ int run_build(Options& options) {
     const auto bytes = static_cast<int64_t>(std::filesystem::file_size(options.output));
     if (options.json)
         print_json(options, plan.report(), bytes);
-    else if (!options.quiet)
+    else if (!options.quiet) {
+        print_precision(plan.report());
         print_text(options, plan.report(), bytes);
+    }
     return 0;
 }
 
 }  // namespace
 
-Verb add_build(CLI::App& app) {
-    auto options = std::make_shared<Options>();
+namespace {
+
+/// The options that building has under either of its names.
+Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
     const std::string fallback = tuner::default_timing_cache().string();
-    CLI::App* verb = app.add_subcommand("build", "Compile an ONNX model to a plan and verify it");
-    verb->footer(
-        "Examples:\n"
-        "  planish build mobilenet_v2.onnx -o mobilenet_v2.plan\n"
-        "  planish build bert.onnx --shape input_ids=1x8:1x128:8x512 --shape attention_mask=1x8:1x128:8x512\n"
-        "  planish build model.onnx --timing-cache team.json --replay-only\n"
-        "  planish build model.onnx --dump-after all --dump-folder passes/");
     verb->add_option("model", options->model, "ONNX file");
     verb->add_option("-o,--output", options->output, "Where the plan goes (default: MODEL.plan)");
     verb->add_option("--target", options->build.targets,
                      "cpu, cpu:avx2, cpu:avx512, cuda, cuda:sm_90a, ...; may be repeated")
         ->take_all()
         ->allow_extra_args(false);
-    verb->add_option("--precision", options->build.precision, "Of GPU targets: fp32 (default), tf32, fp16, bf16");
+    verb->add_option("--precision", options->build.precision,
+                     "Of GPU targets: fp32 (default), tf32, fp16, bf16; of the CPU: fp32, int8 (with --calib)");
+    CalibrationOptions& calibration = options->build.calibration;
+    verb->add_option(
+        "--calib", options->calibration,
+        "Real inputs for int8: a folder of .npz (a sample each) or .npy files, or an .npz whose arrays hold "
+        "the samples along their first axis");
+    verb->add_option("--calib-method", calibration.method,
+                     "How the range of a tensor is chosen: mse (default), min_max, percentile, entropy");
+    verb->add_option("--calib-table", calibration.table, "JSON file of ranges to take");
+    verb->add_option("--save-calib-table", calibration.save_table, "Write the ranges to this JSON file");
+    verb->add_option("--layer-precision", options->layer_precision,
+                     "PATTERN=fp32 or PATTERN=int8 for layers of these names (* and ?); may be repeated")
+        ->allow_extra_args(false);
+    verb->add_option("--accuracy-budget", calibration.accuracy_budget,
+                     "Least signal to quantisation noise of every output on the calibration data, in dB");
     verb->add_option("--shape", options->shapes,
                      "NAME=SHAPE or NAME=MIN:OPT:MAX, sizes with x between; may be repeated")
         ->allow_extra_args(false);
@@ -241,6 +282,32 @@ Verb add_build(CLI::App& app) {
     verb->add_flag("--json", options->json, "Print the report as JSON");
     verb->add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
     return [options] { return run_build(*options); };
+}
+
+}  // namespace
+
+Verb add_build(CLI::App& app) {
+    CLI::App* verb = app.add_subcommand("build", "Compile an ONNX model to a plan and verify it");
+    verb->footer(
+        "Examples:\n"
+        "  planish build mobilenet_v2.onnx -o mobilenet_v2.plan\n"
+        "  planish build bert.onnx --shape input_ids=1x8:1x128:8x512 --shape attention_mask=1x8:1x128:8x512\n"
+        "  planish build model.onnx --precision int8 --calib images/\n"
+        "  planish build model.onnx --timing-cache team.json --replay-only\n"
+        "  planish build model.onnx --dump-after all --dump-folder passes/");
+    return add_verb(verb, std::make_shared<Options>());
+}
+
+Verb add_quantize(CLI::App& app) {
+    CLI::App* verb = app.add_subcommand("quantize", "Compile an ONNX model to a plan of 8-bit integers");
+    verb->footer(
+        "The same as planish build --precision int8. Examples:\n"
+        "  planish quantize mobilenet_v2.onnx --calib images/ -o mobilenet_v2_int8.plan\n"
+        "  planish quantize model.onnx --calib samples.npz --layer-precision 'head*=fp32' --save-calib-table "
+        "ranges.json");
+    auto options = std::make_shared<Options>();
+    options->build.precision = "int8";
+    return add_verb(verb, std::move(options));
 }
 
 }  // namespace planish::cli

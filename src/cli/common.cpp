@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "build/verify.hpp"
@@ -70,6 +71,43 @@ TensorMap read_inputs(const std::vector<std::string>& texts) {
         }
     }
     return result;
+}
+
+std::vector<TensorMap> read_calibration(const std::filesystem::path& path) {
+    std::vector<TensorMap> samples;
+    if (std::filesystem::is_directory(path)) {
+        std::vector<std::filesystem::path> files;
+        for (const auto& entry : std::filesystem::directory_iterator(path))
+            if (entry.path().extension() == ".npy" || entry.path().extension() == ".npz") files.push_back(entry.path());
+        std::sort(files.begin(), files.end());
+        if (files.empty())
+            fail(ErrorCode::invalid_argument, "'" + path.string() + "' holds no .npy or .npz files",
+                 "one file is one sample");
+        for (const auto& file : files)
+            samples.push_back(file.extension() == ".npz" ? read_npz(file) : TensorMap{{"", read_npy(file)}});
+        return samples;
+    }
+    const TensorMap arrays = read_npz(path);
+    int64_t count = -1;
+    for (const auto& [name, array] : arrays) {
+        const int64_t here = array.rank() > 0 ? array.dim(0) : 0;
+        if (here < 1 || (count >= 0 && here != count))
+            fail(ErrorCode::invalid_argument,
+                 "'" + path.string() + "': array '" + name + "' does not hold as many samples as the others",
+                 "samples lie along the first axis of every array");
+        count = here;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        TensorMap& sample = samples.emplace_back();
+        for (const auto& [name, array] : arrays) {
+            Dims dims = array.dims();
+            dims[0] = 1;
+            const int64_t bytes = array.bytes() / count;
+            sample[name] = Tensor(array.dtype(), dims, static_cast<const std::byte*>(array.raw()) + i * bytes,
+                                  std::make_shared<Tensor>(array));
+        }
+    }
+    return samples;
 }
 
 std::vector<Dims> input_shapes(const plan::PlanContents& contents, const std::map<std::string, ShapeRange>& shapes,

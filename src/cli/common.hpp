@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 /// A verb: adds itself to the app; the returned function runs when the verb was chosen and gives the exit code.
 using Verb = std::function<int()>;
 Verb add_build(CLI::App& app);
+Verb add_quantize(CLI::App& app);
 Verb add_run(CLI::App& app);
 Verb add_bench(CLI::App& app);
 Verb add_inspect(CLI::App& app);
@@ -39,6 +40,10 @@ std::map<std::string, ShapeRange> parse_shapes(const std::vector<std::string>& t
 
 /// "NAME=FILE.npy" or "FILE.npz" (its members are names of inputs).
 TensorMap read_inputs(const std::vector<std::string>& texts);
+
+/// Samples of a model's inputs: a folder of .npz (one sample each) and .npy files (of a model's only input, whose name
+/// is then ""), or an .npz whose arrays hold the samples along their first axis.
+std::vector<TensorMap> read_calibration(const std::filesystem::path& path);
 
 /// One shape for each input of the graph: from `inputs`, else from `shapes`, else what the plan was built for, else
 /// the graph's own. Error(invalid_argument) naming an input that has none.

@@ -92,6 +92,14 @@ void add_origins(Node* node, std::initializer_list<const Node*> merged) {
     }
 }
 
+Node* after(const Graph& graph, const Value* value) {
+    auto at = graph.nodes().begin();
+    if (value->producer != nullptr)
+        at = std::next(
+            std::find_if(at, graph.nodes().end(), [&](const auto& node) { return node.get() == value->producer; }));
+    return at == graph.nodes().end() ? nullptr : at->get();
+}
+
 void replace(Graph& graph, Node* old, Value* value) {
     graph.replace_all_uses(old->output(), value);
     erase_unused(graph, old);

@@ -47,6 +47,9 @@ std::optional<int64_t> rank(const Value* value);
 void add_origins(Node* node, std::initializer_list<const Node*> merged);
 std::vector<std::string> origins_of(const Node& node);
 
+/// Where a node that reads `value` can stand first: the node behind its producer, null at the end.
+Node* after(const Graph& graph, const Value* value);
+
 /// Replaces the only output of `old` by `value`; erases `old` and whatever only fed it.
 void replace(Graph& graph, Node* old, Value* value);
 /// Erases `node` if nothing reads it, then its producers likewise. Constants that fall idle go too.

@@ -1,0 +1,249 @@
+// Channel scales into weights.
+#include "precision/equalise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "passes/rewrite.hpp"
+#include "precision/observer.hpp"
+
+namespace planish::precision {
+namespace {
+
+// Channels that calibration showed smaller than this share of the largest are taken to be as large: what is scaled up
+// by more than it has to be cut off when it grows.
+constexpr double kLeastMaximum = 0.07;
+const Layer* layer_of(const Node* node, std::span<const Layer> layers) {
+    for (const Layer& layer : layers)
+        if (&layer.node() == node) return &layer;
+    return nullptr;
+}
+
+/// What makes a tensor and can scale its channels.
+struct Source {
+    const Layer* layer = nullptr;
+    Layer::Bias bias;
+    Node* norm = nullptr;  // LayerNormalization
+};
+
+std::optional<Source> source_of(const Graph& graph, const Value* value, std::span<const Layer> layers) {
+    Source source;
+    const Value* at = value;
+    for (;;) {
+        Node* node = at->producer;
+        if (node == nullptr) return std::nullopt;
+        if (node->is("LayerNormalization") && at == value) {
+            const Value *gamma = node->input(1), *beta = node->input(2);
+            if (node->integer("axis") != -1 || node->output(1) != nullptr || gamma == nullptr ||
+                !gamma->is_constant() || gamma->constant->rank() != 1 || (beta != nullptr && !beta->is_constant()))
+                return std::nullopt;
+            source.norm = node;
+            return source;
+        }
+        if (const Layer* layer = layer_of(node, layers)) {
+            const auto bias = layer->bias(graph);
+            if (!bias) return std::nullopt;
+            source.layer = layer;
+            source.bias = *bias;
+            return source;
+        }
+        const Value* before = node->input(0);
+        if (node->is("Add")) {
+            // The bias of a MatMul is the only sum that is scaled with its layer.
+            const int other = node->input(0)->is_constant() ? 1 : 0;
+            before = node->input(other);
+            const Layer* layer = layer_of(before->producer, layers);
+            if (layer == nullptr || !layer->node().is("MatMul")) return std::nullopt;
+        } else if (!node->is("Relu") && !node->is("LeakyRelu")) {
+            return std::nullopt;
+        }
+        if (!passes::only_use(graph, before)) return std::nullopt;
+        at = before;
+    }
+}
+
+Value* scaled_vector(Graph& graph, const Value* value, const std::vector<double>& scales) {
+    Tensor t = value->constant->clone();
+    for (size_t c = 0; c < scales.size(); ++c) t.data<float>()[c] = static_cast<float>(t.data<float>()[c] * scales[c]);
+    return graph.add_constant(value->name, std::move(t));
+}
+
+void scale_outputs(Graph& graph, const Source& source, const std::vector<double>& scales) {
+    if (source.norm != nullptr) {
+        for (int i = 1; i < source.norm->input_count(); ++i)
+            if (source.norm->input(i) != nullptr)
+                graph.set_input(source.norm, i, scaled_vector(graph, source.norm->input(i), scales));
+        return;
+    }
+    const Layer& layer = *source.layer;
+    Tensor t = layer.weight()->constant->clone();
+    for (int64_t g = 0; g < layer.groups(); ++g) {
+        Matrix w = layer.weights(g);
+        for (int64_t k = 0; k < w.rows; ++k)
+            for (int64_t n = 0; n < w.columns; ++n)
+                w.at(k, n) = static_cast<float>(w.at(k, n) * scales[static_cast<size_t>(g * w.columns + n)]);
+        layer.put_weights(t, g, w);
+    }
+    graph.set_input(&layer.node(), 1, graph.add_constant(layer.weight()->name, std::move(t)));
+    if (const Value* b = source.bias.node != nullptr ? source.bias.node->input(source.bias.input) : nullptr)
+        graph.set_input(source.bias.node, source.bias.input, scaled_vector(graph, b, scales));
+}
+
+/// Input channel of row `k` of a group's weights.
+int64_t channel_of(const Layer& layer, int64_t group, int64_t k) {
+    const int64_t per_group = layer.inputs() / layer.groups();
+    return group * per_group + k / (layer.terms() / per_group);
+}
+
+void divide_inputs(Graph& graph, const Layer& layer, const std::vector<double>& scales) {
+    Tensor t = layer.weight()->constant->clone();
+    for (int64_t g = 0; g < layer.groups(); ++g) {
+        Matrix w = layer.weights(g);
+        for (int64_t k = 0; k < w.rows; ++k)
+            for (int64_t n = 0; n < w.columns; ++n)
+                w.at(k, n) = static_cast<float>(w.at(k, n) / scales[static_cast<size_t>(channel_of(layer, g, k))]);
+        layer.put_weights(t, g, w);
+    }
+    graph.set_input(&layer.node(), 1, graph.add_constant(layer.weight()->name, std::move(t)));
+}
+
+/// The place becomes the product of its tensor and the scales.
+void multiply(Graph& graph, Place& place, int64_t axis, const std::vector<double>& scales) {
+    const size_t rank = place.value->type.shape->size();
+    Dims dims(axis < 0 ? 1 : rank - static_cast<size_t>(axis), 1);
+    dims[0] = static_cast<int64_t>(scales.size());
+    Tensor factors(DType::f32, dims);
+    for (size_t c = 0; c < scales.size(); ++c) factors.data<float>()[c] = static_cast<float>(scales[c]);
+    Value* constant = graph.add_constant(place.value->name + "_channel_scales", std::move(factors));
+    Node* product = graph.add_node("Mul", {place.value, constant}, {}, 1, place.value->name + "_scaled",
+                                   passes::after(graph, place.value), "", {place.value->name + "_scaled"});
+    if (place.value->producer != nullptr) product->origins = passes::origins_of(*place.value->producer);
+    for (const Use& use : place.uses) graph.set_input(use.node, use.index, product->output());
+    place.value = product->output();
+}
+
+/// The error of the readers' results, on the rows that were seen, when channels are scaled so and everything is rounded
+/// to the nearest. `results` are the exact ones.
+double error_of(const std::vector<double>& scales, const ChannelStatistics& seen, std::span<const Layer* const> readers,
+                const std::vector<Matrix>& results, int threads) {
+    double low = 0, high = 0;
+    Matrix x = seen.rows;
+    for (int64_t i = 0; i < x.rows; ++i)
+        for (int64_t c = 0; c < x.columns; ++c) {
+            x.at(i, c) *= static_cast<float>(scales[static_cast<size_t>(c)]);
+            low = std::min(low, double{x.at(i, c)});
+            high = std::max(high, double{x.at(i, c)});
+        }
+    for (size_t c = 0; c < scales.size(); ++c) {
+        const double most = seen.maxima[c] * scales[c];
+        if (low < -0.5 * high) low = std::min(low, -most);
+        high = std::max(high, most);
+    }
+    const Grid grid = grid_of(low, high);
+    const Tensor rounded = rounded_to(Tensor(DType::f32, {x.rows, x.columns}, x.data.data(), nullptr), grid);
+    std::copy_n(rounded.data<float>().data(), x.data.size(), x.data.data());
+    double error = 0;
+    for (size_t r = 0; r < readers.size(); ++r) {
+        Matrix w = readers[r]->weights(0);
+        for (int64_t k = 0; k < w.rows; ++k)
+            for (int64_t n = 0; n < w.columns; ++n)
+                w.at(k, n) /= static_cast<float>(scales[static_cast<size_t>(channel_of(*readers[r], 0, k))]);
+        for (int64_t n = 0; n < w.columns; ++n) {
+            float most = 0;
+            for (int64_t k = 0; k < w.rows; ++k) most = std::max(most, std::fabs(w.at(k, n)));
+            const float scale = std::max(most / 127, 1e-30f);
+            for (int64_t k = 0; k < w.rows; ++k) w.at(k, n) = std::nearbyint(w.at(k, n) / scale) * scale;
+        }
+        const Matrix y = product(x, w, threads);
+        for (size_t i = 0; i < y.data.size(); ++i) {
+            const double d = double{y.data[i]} - results[r].data[i];
+            error += d * d;
+        }
+    }
+    return error;
+}
+
+/// Nullopt: as they are.
+std::optional<std::vector<double>> scales_for(const ChannelStatistics& seen, std::span<const Layer* const> readers,
+                                              int threads) {
+    const std::vector<float>& maxima = seen.maxima;
+    const size_t channels = maxima.size();
+    double largest = 0;
+    for (const float m : maxima) largest = std::max(largest, double{m});
+    if (largest == 0) return std::nullopt;
+    std::vector<double> scales(channels, 1);
+    // The search looks at products of all channels at one place, and needs more than a few of them.
+    for (const Layer* layer : readers)
+        if (layer->node().is("Conv")) return std::nullopt;
+    if (seen.rows.rows * 4 < static_cast<int64_t>(channels)) return std::nullopt;
+    std::vector<double> weights(channels);
+    std::vector<Matrix> results;
+    for (const Layer* layer : readers) {
+        const Matrix w = layer->weights(0);
+        for (int64_t k = 0; k < w.rows; ++k)
+            for (int64_t n = 0; n < w.columns; ++n)
+                weights[static_cast<size_t>(k)] =
+                    std::max(weights[static_cast<size_t>(k)], std::fabs(double{w.at(k, n)}));
+        results.push_back(product(seen.rows, w, threads));
+    }
+    double least = error_of(scales, seen, readers, results, threads);
+    bool better = false;
+    for (const double a : {0.2, 0.35, 0.5, 0.65, 0.8, 1.0}) {
+        std::vector<double> candidate(channels);
+        double reach = 0;
+        for (size_t c = 0; c < channels; ++c) {
+            const double x = std::max(double{maxima[c]}, kLeastMaximum * largest), w = std::max(weights[c], 1e-30);
+            candidate[c] = std::pow(w, 1 - a) / std::pow(x, a);
+            reach = std::max(reach, maxima[c] * candidate[c]);
+        }
+        for (double& s : candidate) s *= largest / reach;
+        if (const double error = error_of(candidate, seen, readers, results, threads); error < least) {
+            least = error;
+            scales = candidate;
+            better = true;
+        }
+    }
+    return better ? std::optional(scales) : std::nullopt;
+}
+
+}  // namespace
+
+std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> layers) {
+    std::optional<int64_t> axis;
+    for (const Use& use : place.uses) {
+        const Layer* layer = layer_of(use.node, layers);
+        if (layer == nullptr || (axis && *axis != layer->channel_axis())) return std::nullopt;
+        axis = layer->channel_axis();
+    }
+    return axis;
+}
+
+int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layers, const ChannelTable& table,
+             int threads) {
+    int changes = 0;
+    for (Place& place : places) {
+        const auto found = table.find(place.value);
+        const auto axis = channel_axis(place, layers);
+        if (found == table.end() || !axis || !place.value->type.shape) continue;
+        const auto channels = static_cast<int64_t>(found->second.maxima.size());
+        std::vector<const Layer*> readers;
+        for (const Use& use : place.uses) readers.push_back(layer_of(use.node, layers));
+        if (std::any_of(readers.begin(), readers.end(), [&](const Layer* l) { return l->inputs() != channels; }))
+            continue;
+        const auto scales = scales_for(found->second, readers, threads);
+        if (!scales) continue;
+        const bool alone = place.uses.size() == place.value->uses.size() && !graph.is_output(place.value);
+        const auto source = alone ? source_of(graph, place.value, layers) : std::nullopt;
+        const bool folds = source && (source->layer == nullptr || source->layer->channel_axis() == *axis);
+        if (folds)
+            scale_outputs(graph, *source, *scales);
+        else
+            multiply(graph, place, *axis, *scales);
+        for (const Layer* layer : readers) divide_inputs(graph, *layer, *scales);
+        place.equalised = true;
+        ++changes;
+    }
+    return changes;
+}
+
+}  // namespace planish::precision

@@ -1,0 +1,34 @@
+// Scales that move between the channels of an activation and the weights that read it.
+#pragma once
+
+#include <unordered_map>
+
+#include "precision/places.hpp"
+
+namespace planish::precision {
+
+/// What was seen of a place whose channels may be scaled.
+struct ChannelStatistics {
+    std::vector<float> maxima;  ///< largest magnitude, by channel
+    Matrix rows;                ///< some values: a row holds all channels at one place
+};
+using ChannelTable = std::unordered_map<const Value*, ChannelStatistics>;
+
+/// The axis along which the channels of a place lie for the layers that read it; nullopt: they disagree, or something
+/// else reads its bytes.
+std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> layers);
+
+/// A tensor has one grid for all of its channels, so that a channel of small values is stored coarsely. Multiplying
+/// channel c by s[c] where the tensor is made and dividing the weights that read it by s[c] changes nothing in float
+/// and evens out the channels.
+///
+/// s[c] = max |w[c]|^(1 - a) / max |x[c]|^a (SmoothQuant, Xiao et al., ICML 2023), and `a` is what gives the least
+/// error of the layers' results on the rows that were seen; it may be not to scale. Inputs of convolutions are left
+/// alone: what they gain on calibration data they lose on other images, whose channels are cut off.
+///
+/// The factors go into the layer or the normalisation that makes the tensor, or else into a Mul, which joins the
+/// epilogue of what is before it. Returns the number of tensors whose channels were scaled.
+int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layers, const ChannelTable& table,
+             int threads);
+
+}  // namespace planish::precision

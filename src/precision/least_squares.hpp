@@ -1,0 +1,54 @@
+// Least squares for one layer: products of samples, and rounding that makes up for itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace planish::precision {
+
+/// Row-major.
+struct Matrix {
+    Matrix() = default;
+    Matrix(int64_t rows, int64_t columns) : rows(rows), columns(columns), data(static_cast<size_t>(rows * columns)) {}
+    float* row(int64_t i) { return data.data() + i * columns; }
+    const float* row(int64_t i) const { return data.data() + i * columns; }
+    float& at(int64_t i, int64_t j) { return row(i)[j]; }
+    float at(int64_t i, int64_t j) const { return row(i)[j]; }
+
+    int64_t rows = 0, columns = 0;
+    std::vector<float> data;
+};
+
+Matrix transposed(const Matrix& a);
+/// a b, by the CPU's kernels where large.
+Matrix product(const Matrix& a, const Matrix& b, int threads);
+/// Subtracts from each column its mean and returns the means.
+std::vector<double> centre_columns(Matrix& a);
+
+/// H = U D U^T of a symmetric positive definite H, U unit upper triangular.
+class Factor {
+  public:
+    explicit Factor(const Matrix& h);
+    int64_t size() const { return n_; }
+    /// U(i, j) for i < j.
+    double upper(int64_t i, int64_t j) const { return lower_[static_cast<size_t>(j * n_ + i)]; }
+    /// U(0..j-1, j), contiguous.
+    const double* column(int64_t j) const { return lower_.data() + j * n_; }
+    double diagonal(int64_t j) const { return d_[static_cast<size_t>(j)]; }
+    /// X with X H = B, in B's place. B is transposed: row k holds column k of B.
+    void solve(Matrix& transposed_b) const;
+
+  private:
+    int64_t n_;
+    std::vector<double> lower_, d_;
+};
+
+/// Rounds weights to multiples of their channel's scale within +-127 such that the error seen through H,
+/// tr((Q - W) H (Q - W)^T), is small: a column's rounding errors are made up for by the columns after it (GPTQ, Frantar
+/// et al., ICLR 2023, in the form of LDLQ, Chee et al., NeurIPS 2023, which needs no inverse). Columns that matter most
+/// come first. `weights` is transposed: row k holds the weights that input k has in each channel; it receives the
+/// integers.
+void round_weights(Matrix& transposed_weights, const std::vector<float>& scales, const Matrix& h);
+
+}  // namespace planish::precision

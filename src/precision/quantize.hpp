@@ -1,0 +1,48 @@
+// INT8 post-training quantisation: a float network and samples of its inputs in, one with QuantizeLinear and
+// DequantizeLinear around what integers will compute out.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ir/graph.hpp"
+#include "planish/planish.hpp"
+#include "precision/observer.hpp"
+
+namespace planish::precision {
+
+/// The grid of each quantised tensor, by its name: what calibration finds, and what a user may edit.
+using CalibrationTable = std::map<std::string, Grid>;
+
+struct QuantizeOptions {
+    Method method = Method::mse;
+    double percentile = 99.99;
+    bool equalise = true;       ///< scales move between channels of activations and the weights that read them
+    bool compensate = true;     ///< weights make up for the errors that their inputs come with
+    bool round_jointly = true;  ///< a weight's rounding error is made up for by the weights after it
+    bool correct_bias = true;   ///< each channel's mean stays
+    StringPairs
+        layer_precision;  ///< pattern (* and ?) of layer names -> "fp32" or "int8"; the last that matches counts
+    const CalibrationTable* table = nullptr;  ///< grids that are not to be chosen again
+    int64_t memory = int64_t{3} << 29;        ///< bytes that values of samples may take
+    int threads = 1;
+    std::function<void(std::string_view detail, double fraction)> progress;
+};
+
+struct QuantizeResult {
+    std::vector<PrecisionRow> layers;
+    std::vector<OutputErrorRow> outputs;
+    CalibrationTable table;
+    int samples = 0;
+};
+
+/// `graph` is the portable core. Errors: invalid_argument (no samples, or such as the model does not take).
+QuantizeResult quantize(Graph& graph, std::span<const TensorMap> samples, const QuantizeOptions& options);
+
+/// Whether `name` is described by `pattern`, in which * stands for any text and ? for one character.
+bool matches(std::string_view pattern, std::string_view name);
+
+}  // namespace planish::precision

@@ -1,0 +1,193 @@
+"""INT8 post-training quantisation through planish.build and the command line."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import planish
+
+
+def network(seed: int = 0) -> onnx.ModelProto:
+    """Convolution, depthwise convolution, residual sum, pool, classifier; ReLU6 between."""
+    rng = np.random.default_rng(seed)
+
+    def weights(name, *shape):
+        scale = 1.4 / np.sqrt(np.prod(shape[1:]))
+        return numpy_helper.from_array((rng.normal(size=shape) * scale).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["c1", "zero", "six"], ["r1"], "act1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], "depthwise", pads=[1, 1, 1, 1], group=16),
+        helper.make_node("Clip", ["c2", "zero", "six"], ["r2"], "act2"),
+        helper.make_node("Conv", ["r2", "w3", "b3"], ["c3"], "project"),
+        helper.make_node("Add", ["c3", "r1"], ["s"], "sum"),
+        helper.make_node("GlobalAveragePool", ["s"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], "head", transB=1),
+    ]
+    initializers = [
+        weights("w1", 16, 3, 3, 3),
+        weights("b1", 16, 1),
+        weights("w2", 16, 1, 3, 3),
+        weights("w3", 16, 16, 1, 1),
+        weights("b3", 16, 1),
+        weights("w4", 10, 16),
+        weights("b4", 10, 1),
+        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.float32(6), "six"),
+    ]
+    for tensor in initializers:
+        if tensor.name.startswith("b"):
+            tensor.dims[:] = tensor.dims[:1]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def images(count: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(1, 3, 16, 16)).astype(np.float32) for _ in range(count)]
+
+
+def build(model=None, **options):
+    options = {"optimization_level": 1, "progress": False, "precision": "int8", **options}
+    return planish.build(network() if model is None else model, **options)
+
+
+def sqnr(plan, exact, inputs) -> float:
+    a = np.concatenate([exact.run({"x": x})["y"] for x in inputs])
+    b = np.concatenate([planish.load(plan, "cpu").run({"x": x})["y"] for x in inputs])
+    return 10 * np.log10((a**2).sum() / ((a - b) ** 2).sum())
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return planish.load(planish.build(network(), optimization_level=1, progress=False), "cpu")
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return build(calibration=[{"x": x} for x in images(32, 1)])
+
+
+def test_signal_survives_on_other_inputs(plan, exact):
+    # Five tensors of 8 bits on the way, each about 40 dB above its noise.
+    assert sqnr(plan, exact, images(32, 2)) > 28
+    assert plan.report["output_errors"][0]["sqnr"] > 28
+    assert {row["layer"]: row["after"] for row in plan.report["precision"]} == dict.fromkeys(
+        ["stem", "depthwise", "project", "head"], "int8"
+    )
+
+
+def test_weights_are_bytes(plan):
+    text = str(plan)
+    assert text.count(": int8[") >= 4
+    assert "QuantizeLinear" in text
+
+
+def test_every_region_was_verified(plan):
+    rows = plan.report["verification"]
+    assert all(row["passed"] for row in rows)
+    output = next(row for row in rows if row["name"] == "output:y")
+    assert "dB" in output["note"]
+
+
+@pytest.mark.parametrize("method", ["mse", "min_max", "percentile", "entropy"])
+def test_methods(method, exact):
+    plan = build(calibration=images(16, 1), calibration_method=method)
+    assert sqnr(plan, exact, images(16, 2)) > 20
+
+
+def test_forms_of_calibration_data_agree(tmp_path, plan):
+    data = images(32, 1)
+    np.savez(tmp_path / "all.npz", x=np.concatenate(data))
+    (tmp_path / "npy").mkdir()
+    (tmp_path / "npz").mkdir()
+    for i, x in enumerate(data):
+        np.save(tmp_path / "npy" / f"{i:03}.npy", x)
+        np.savez(tmp_path / "npz" / f"{i:03}.npz", x=x)
+    for calibration in (data, (x for x in data), tmp_path / "all.npz", tmp_path / "npy", str(tmp_path / "npz")):
+        assert build(calibration=calibration).bytes() == plan.bytes()
+
+
+def test_missing_and_wrong_calibration_data(tmp_path):
+    with pytest.raises(planish.Error, match="calibration") as error:
+        build()
+    assert "calibration=" in error.value.hint
+    with pytest.raises(planish.Error, match="misses input 'x'"):
+        build(calibration=[{"z": images(1, 1)[0]}])
+    with pytest.raises(planish.Error, match="float64"):
+        build(calibration=[{"x": np.zeros((1, 3, 16, 16))}])
+    with pytest.raises(planish.Error, match=r"no \.npy"):
+        build(calibration=tmp_path)
+    with pytest.raises(planish.Error, match="no calibration data"):
+        build(calibration=tmp_path / "missing.npz")
+    with pytest.raises(planish.Error, match="of no use"):
+        build(calibration=images(1, 1), precision="fp32")
+    with pytest.raises(planish.Error, match="unknown calibration method"):
+        build(calibration=images(1, 1), calibration_method="best")
+
+
+def test_pinned_layers(exact):
+    plan = build(calibration=images(8, 1), layer_precision={"*": "fp32", "pro?ect": "int8"})
+    after = {row["layer"]: row["after"] for row in plan.report["precision"]}
+    assert after == {"stem": "fp32", "depthwise": "fp32", "project": "int8", "head": "fp32"}
+    assert sqnr(plan, exact, images(8, 2)) > 28
+
+
+def test_tables_are_written_edited_and_taken(tmp_path, exact):
+    path = tmp_path / "table.json"
+    build(calibration=images(8, 1), save_calibration_table=path)
+    table = json.loads(path.read_text())
+    assert table["tensors"]["r1"]["low"] == 0
+    assert table["tensors"]["r1"]["high"] == pytest.approx(6, rel=0.05)
+    table["tensors"]["r1"]["high"] = 0.05
+    path.write_text(json.dumps(table))
+    plan = build(calibration=images(8, 1), calibration_table=path, save_calibration_table=tmp_path / "taken.json")
+    taken = json.loads((tmp_path / "taken.json").read_text())["tensors"]
+    assert taken["r1"]["high"] == pytest.approx(0.05)
+    assert taken["x"] == pytest.approx(table["tensors"]["x"])
+    # With nearly all of a tensor cut off, less of the signal is left.
+    assert sqnr(plan, exact, images(8, 2)) < sqnr(build(calibration=images(8, 1)), exact, images(8, 2)) - 3
+
+
+def test_budget():
+    build(calibration=images(8, 1), accuracy_budget=20)
+    with pytest.raises(planish.Error, match="dB"):
+        build(calibration=images(8, 1), accuracy_budget=200)
+
+
+def test_quantize_verb(tmp_path, capfd):
+    onnx.save(network(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "calib.npz", x=np.concatenate(images(8, 1)))
+    code = planish._planish.cli_main(
+        [
+            "planish",
+            "quantize",
+            str(tmp_path / "m.onnx"),
+            "--calib",
+            str(tmp_path / "calib.npz"),
+            "--layer-precision",
+            "head=fp32",
+            "--optimization-level",
+            "1",
+            "-o",
+            str(tmp_path / "m.plan"),
+            "--timing-cache",
+            "none",
+        ]
+    )
+    assert code == 0
+    text = capfd.readouterr().out
+    assert "pinned" in text
+    assert "output y:" in text
+    assert planish.load(tmp_path / "m.plan", "cpu").run({"x": images(1, 2)[0]})["y"].shape == (1, 10)
