@@ -19,6 +19,7 @@
 #include "importers/onnx/importer.hpp"
 #include "passes/pass.hpp"
 #include "plan/contents.hpp"
+#include "plan/plan_io.hpp"
 #include "planish/planish.hpp"
 #include "precision/quantize.hpp"
 #include "precision/table.hpp"
@@ -66,6 +67,11 @@ class Stages {
     double from_ = 0, to_ = 0;
     Clock::time_point start_;
 };
+
+/// A plan is built again from its portable core, for other targets or in another precision.
+bool is_plan(std::span<const std::byte> bytes) {
+    return plan::describe_foreign(bytes).empty();
+}
 
 void check_options(const BuildOptions& options) {
     if (options.targets.empty())
@@ -260,8 +266,9 @@ class Builder {
         std::unique_ptr<Graph> imported = import();
         bind_shapes(*imported, options_);
         contents_ = std::make_shared<plan::PlanContents>();
-        contents_->provenance.source = {
-            {"format", "onnx"}, {"xxh3", hash_text(bytes)}, {"bytes", std::to_string(bytes.size())}};
+        contents_->provenance.source = {{"format", is_plan(bytes) ? "plan" : "onnx"},
+                                        {"xxh3", hash_text(bytes)},
+                                        {"bytes", std::to_string(bytes.size())}};
 
         stages_.begin("optimise", 0.1, 0.3);
         contents_->graph = imported->clone();
@@ -638,12 +645,18 @@ class Builder {
 
 Plan build(const std::filesystem::path& model, const BuildOptions& options) {
     const MappedFile file(model);
-    return Builder(options).run(file.bytes(), [&] { return onnx_import::import_file(model.string()); });
+    return Builder(options).run(file.bytes(), [&]() -> std::unique_ptr<Graph> {
+        if (is_plan(file.bytes())) return std::move(plan::read(model).graph);
+        return onnx_import::import_file(model.string());
+    });
 }
 
 Plan build(std::span<const std::byte> model, const BuildOptions& options,
            const std::filesystem::path& external_data_folder) {
-    return Builder(options).run(model, [&] { return onnx_import::import_bytes(model, external_data_folder.string()); });
+    return Builder(options).run(model, [&]() -> std::unique_ptr<Graph> {
+        if (is_plan(model)) return std::move(plan::read(model, nullptr).graph);
+        return onnx_import::import_bytes(model, external_data_folder.string());
+    });
 }
 
 }  // namespace planish

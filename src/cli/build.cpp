@@ -186,6 +186,9 @@ int run_build(Options& options) {
         fail(ErrorCode::invalid_argument, "no model given", "planish build MODEL.onnx -o MODEL.plan");
     if (options.output.empty())
         options.output = std::filesystem::path(options.model).replace_extension(".plan").string();
+    if (std::error_code none; std::filesystem::equivalent(options.model, options.output, none))
+        fail(ErrorCode::invalid_argument, "the plan would replace '" + options.model + "', which it is built from",
+             "say where it goes: --output OTHER.plan");
     BuildOptions& build_options = options.build;
     build_options.shapes = parse_shapes(options.shapes);
     build_options.verify = !options.no_verify;
@@ -223,8 +226,9 @@ namespace {
 /// The options that building has under either of its names.
 Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
     const std::string fallback = tuner::default_timing_cache().string();
-    verb->add_option("model", options->model, "ONNX file");
-    verb->add_option("-o,--output", options->output, "Where the plan goes (default: MODEL.plan)");
+    verb->add_option("model,--input_file", options->model,
+                     "ONNX file, or a plan to build again from its portable core");
+    verb->add_option("-o,--output,--output_file", options->output, "Where the plan goes (default: MODEL.plan)");
     verb->add_option("--target", options->build.targets,
                      "cpu, cpu:avx2, cpu:avx512, cuda, cuda:sm_90a, ...; may be repeated")
         ->take_all()
