@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -274,8 +275,10 @@ class Builder {
         contents_->graph = imported->clone();
         optimise(*contents_->graph);
 
+        std::unique_ptr<Graph> real;  // what integers have to beat
         if (options_.precision == "int8") {
             stages_.begin("quantise", 0.3, 0.5);
+            real = contents_->graph->clone();
             quantise(*contents_->graph);
         }
 
@@ -284,7 +287,11 @@ class Builder {
 
         if (tunes()) {
             stages_.begin("tune", 0.55, 0.75);
+            const tuner::TimingCache before = cache_;
+            const std::string key = network_key();
             tune();
+            if (real != nullptr) require_gain(std::move(real), key);
+            keep_measurements(before);
         }
         write_sections();
         if (options_.verify) {
@@ -428,17 +435,13 @@ class Builder {
     // Replaces each program by one with the tactics that the timing cache knows or that are timed now.
     void tune() {
         if (!shapes_) return;
-        const tuner::TimingCache before = cache_;
         const std::unique_ptr<Graph> bound = passes::specialise(*contents_->graph, *shapes_);
         for (size_t p = 0; p < programs_.size(); ++p) {
             const std::string target = runtime::full_target(options_.targets[p]);
             const runtime::Device device = runtime::device_of(target);
             // What this machine cannot run cannot be timed on it.
             if (programs_[p] == nullptr || device.name.empty()) continue;
-            const auto stopwatch =
-                tuner::make_stopwatch(options_.samples.empty() ? verification::random_inputs(*bound)
-                                                               : sample_inputs(*bound, options_.samples[0]),
-                                      threads());
+            const auto stopwatch = make_stopwatch(*bound);
             tuner::TuneOptions how;
             how.machine = device.ordinal >= 0 ? cuda::Gpu::get(device.ordinal).properties().name + ", " + target +
                                                     ", " + options_.precision
@@ -463,6 +466,15 @@ class Builder {
                     fmt::format("{} of {} kinds of regions were not timed within the time budget of {} s", tuned.missed,
                                 tuned.missed + tuned.timed + tuned.replayed, options_.time_budget));
         }
+    }
+
+    std::unique_ptr<tuner::Stopwatch> make_stopwatch(const Graph& bound) const {
+        return tuner::make_stopwatch(
+            options_.samples.empty() ? verification::random_inputs(bound) : sample_inputs(bound, options_.samples[0]),
+            threads());
+    }
+
+    void keep_measurements(const tuner::TimingCache& before) {
         report_.timing_cache = options_.timing_cache.string();
         if (options_.timing_cache.empty() || cache_.entries() == before.entries()) return;
         try {
@@ -470,6 +482,106 @@ class Builder {
         } catch (const Error& error) {
             report_.warnings.push_back("the measurements were not kept: " + error.message());
         }
+    }
+
+    /// Of the first target that this machine can run; nullopt: there is none.
+    std::optional<size_t> timed_target() const {
+        for (size_t p = 0; p < programs_.size(); ++p)
+            if (programs_[p] != nullptr && !runtime::device_of(runtime::full_target(options_.targets[p])).name.empty())
+                return p;
+        return std::nullopt;
+    }
+
+    /// Names what the network computes and where, for the choice between integers and floats.
+    std::string network_key() const {
+        const auto p = timed_target();
+        if (!p) return {};
+        Hasher hasher;
+        hasher.update(version())
+            .update("int8 or fp32")
+            .update(tuner::describe_machine(runtime::full_target(options_.targets[*p]), threads()));
+        for (const RegionInfo& region : programs_[*p]->regions()) {
+            hasher.update(region.path).update(region.signature);
+            for (const std::string& candidate : region.candidates) hasher.update(candidate);
+        }
+        return hasher.digest().to_hex();
+    }
+
+    struct Network {
+        std::unique_ptr<Graph> graph;
+        std::vector<std::unique_ptr<Program>> programs;
+        std::vector<bool> tuned;
+        std::vector<TacticRow> tactics;
+    };
+    Network take_network() {
+        return {std::move(contents_->graph), std::exchange(programs_, {}), std::exchange(tuned_, {}),
+                std::exchange(report_.tactics, {})};
+    }
+
+    // Integers are asked for because they are fast: where floats are as fast, the plan stays with them. Tuning gains
+    // less than a quarter, so where the untuned float network is slower by more, it need not be tuned.
+    void require_gain(std::unique_ptr<Graph> real, const std::string& key) {
+        constexpr double kMostGain = 0.75;
+        const bool measures = options_.optimization_level >= kMeasureLevel && !options_.replay_only;
+        const auto p = timed_target();
+        if (!p || !shapes_) return;
+        if (cache_.find(key) == nullptr && options_.replay_only)
+            fail(ErrorCode::not_found, "the timing cache does not know whether integers are faster than floats here",
+                 "build once without --replay-only on such a machine and keep its timing cache");
+        if (cache_.find(key) == nullptr && !measures) return;
+        const std::unique_ptr<Graph> bound = passes::specialise(*real, *shapes_);
+        Network integers = take_network();
+        contents_->graph = std::move(real);
+        compile_for(*shapes_);
+        bool tuned = false;
+        if (cache_.find(key) == nullptr) {
+            const auto stopwatch = make_stopwatch(*bound);
+            const int turns = 5 * kEffort[options_.optimization_level];
+            const auto race = [&] {
+                return tuner::race(std::array<const Program*, 2>{integers.programs[*p].get(), programs_[*p].get()},
+                                   *stopwatch, turns, [&] {
+                                       stages_.update("integers against floats", 1);
+                                       return true;
+                                   });
+            };
+            try {
+                std::vector<double> seconds = race();
+                if (seconds[0] > kMostGain * seconds[1]) {
+                    tune();
+                    tuned = true;
+                    seconds = race();
+                }
+                tuner::Timing timing{tuner::describe_machine(runtime::full_target(options_.targets[*p]), threads()),
+                                     std::string(version()),
+                                     "network: int8 or fp32",
+                                     turns,
+                                     {},
+                                     0};
+                timing.nanoseconds = {{"int8", std::llround(seconds[0] * 1e9)},
+                                      {"fp32", std::llround(seconds[1] * 1e9)}};
+                cache_.insert(key, std::move(timing));
+            } catch (const tuner::CannotMeasure&) {  // tune() has said why
+            }
+        }
+        const tuner::Timing* timing = cache_.find(key);
+        if (timing == nullptr || timing->nanoseconds[0].second < timing->nanoseconds[1].second) {
+            contents_->graph = std::move(integers.graph);
+            programs_ = std::move(integers.programs);
+            tuned_ = std::move(integers.tuned);
+            report_.tactics = std::move(integers.tactics);
+            return;
+        }
+        if (!tuned) tune();
+        precision_ = "fp32";
+        report_.output_errors.clear();
+        for (PrecisionRow& row : report_.precision) {
+            row.after = "fp32";
+            row.note = "the network is not faster with integers";
+        }
+        report_.warnings.push_back(fmt::format(
+            "integers do not make this network faster here ({:.3g} ms, floats {:.3g} ms): it stays in float32",
+            static_cast<double>(timing->nanoseconds[0].second) * 1e-6,
+            static_cast<double>(timing->nanoseconds[1].second) * 1e-6));
     }
 
     void write_sections() {
@@ -535,9 +647,9 @@ class Builder {
                                                   static_cast<double>(programs_.size()));
                 });
             }
-            auto end = options_.precision == "int8" ? quantisation_rows()
-                                                    : verification::verify_outputs(*bound, outputs, reference,
-                                                                                   roundoff_of(precision_of(target)));
+            auto end = precision_ == "int8" ? quantisation_rows()
+                                            : verification::verify_outputs(*bound, outputs, reference,
+                                                                           roundoff_of(precision_of(target)));
             rows.insert(rows.end(), std::make_move_iterator(end.begin()), std::make_move_iterator(end.end()));
             if (report_.verification.empty()) report_.verification = rows;
             require_passed(rows);
@@ -606,7 +718,7 @@ class Builder {
         std::string targets;
         for (const std::string& target : options_.targets) targets += (targets.empty() ? "" : ",") + target;
         p.options = {{"targets", targets},
-                     {"precision", options_.precision},
+                     {"precision", precision_},
                      {"verify", options_.verify ? "true" : "false"},
                      {"optimization_level", std::to_string(options_.optimization_level)}};
         for (const auto& [name, range] : options_.shapes)
@@ -630,6 +742,7 @@ class Builder {
     }
 
     const BuildOptions& options_;
+    std::string precision_ = options_.precision;  // that the plan ends up with
     BuildReport report_;
     Stages stages_;
     std::shared_ptr<plan::PlanContents> contents_;

@@ -51,6 +51,16 @@ const std::string& decide(const Timing& timing) {
     return clearly ? least->first : times.front().first;
 }
 
+/// Short networks run often, so that a median means something; of long ones a run is many samples by itself. `runs`: 0
+/// at first, then how many are enough.
+std::vector<std::vector<double>> take_turn_of(const Program& program, Stopwatch& stopwatch, int& runs) {
+    if (runs > 0) return stopwatch.time(program, runs);
+    auto first = stopwatch.time(program, 1);
+    const double seconds = std::accumulate(first[0].begin(), first[0].end(), 0.0);
+    runs = static_cast<int>(std::clamp<double>(kSecondsATurn / std::max(seconds, 1e-9), 1, kMostRuns));
+    return runs == 1 ? first : stopwatch.time(program, runs);
+}
+
 class Tuner {
   public:
     Tuner(const Graph& graph, const Backend& backend, const CompileOptions& options, const TuneOptions& how,
@@ -214,7 +224,7 @@ class Tuner {
                          std::to_string(turns),
                      0.1 + 0.9 * (turn + part) / turns);
             if (stopwatch_.now() >= deadline_) return false;
-            const auto samples = time_round(rounds[k]);
+            const auto samples = take_turn_of(*rounds[k].program, stopwatch_, rounds[k].runs);
             for (size_t g = 0; g < groups.size(); ++g) {
                 if (!rounds[k].timed[g]) continue;
                 std::vector<double> totals;
@@ -227,16 +237,6 @@ class Tuner {
             }
         }
         return true;
-    }
-
-    /// Short networks run often, so that a median means something; of long ones a run is many samples by itself.
-    std::vector<std::vector<double>> time_round(Round& round) {
-        if (round.runs > 0) return stopwatch_.time(*round.program, round.runs);
-        auto first = stopwatch_.time(*round.program, 1);
-        double seconds = 0;
-        for (const double step : first[0]) seconds += step;
-        round.runs = static_cast<int>(std::clamp<double>(kSecondsATurn / std::max(seconds, 1e-9), 1, kMostRuns));
-        return round.runs == 1 ? first : stopwatch_.time(*round.program, round.runs);
     }
 
     /// Gives groups whose regions follow each other different colours, and says how many it took. A region that runs
@@ -399,20 +399,16 @@ class Tuner {
     /// False when they cannot or may not be measured: then the regions' own measurements stand.
     bool measure_networks(const std::string& key, const std::vector<std::pair<std::string, Tactics>>& variants) {
         if (!how_.measure || !result_.failure.empty()) return false;
-        std::vector<Round> rounds;
-        for (const auto& [name, tactics] : variants) rounds.push_back({compile(tactics), {}, {}});
-        std::vector<double> best(rounds.size(), INFINITY);
-        for (int turn = 0; turn < kTurns * how_.effort; ++turn)
-            for (size_t i = 0; i < rounds.size(); ++i) {
-                progress("the network as a whole", 1);
-                if (stopwatch_.now() >= deadline_) return false;
-                std::vector<double> totals;
-                for (const auto& run : time_round(rounds[i]))
-                    totals.push_back(std::accumulate(run.begin(), run.end(), 0.0));
-                best[i] = std::min(best[i], median(std::move(totals)));
-            }
+        std::vector<std::unique_ptr<Program>> programs;
+        std::vector<const Program*> runners;
+        for (const auto& [name, tactics] : variants) runners.push_back(programs.emplace_back(compile(tactics)).get());
+        const std::vector<double> best = race(runners, stopwatch_, kTurns * how_.effort, [&] {
+            progress("the network as a whole", 1);
+            return stopwatch_.now() < deadline_;
+        });
+        if (best.empty()) return false;
         Timing timing{how_.machine, std::string(version()), "network", kTurns * how_.effort, {}, 0};
-        for (size_t i = 0; i < rounds.size(); ++i)
+        for (size_t i = 0; i < best.size(); ++i)
             timing.nanoseconds.emplace_back(variants[i].first, std::llround(best[i] * 1e9));
         cache_.insert(key, std::move(timing));
         return true;
@@ -437,6 +433,21 @@ class Tuner {
 };
 
 }  // namespace
+
+std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int turns,
+                         const std::function<bool()>& go_on) {
+    std::vector<double> best(programs.size(), INFINITY);
+    std::vector<int> runs(programs.size(), 0);
+    for (int turn = 0; turn < turns; ++turn)
+        for (size_t i = 0; i < programs.size(); ++i) {
+            if (!go_on()) return {};
+            std::vector<double> totals;
+            for (const auto& run : take_turn_of(*programs[i], stopwatch, runs[i]))
+                totals.push_back(std::accumulate(run.begin(), run.end(), 0.0));
+            best[i] = std::min(best[i], median(std::move(totals)));
+        }
+    return best;
+}
 
 Tuned tune(std::unique_ptr<Program> untuned, const Graph& graph, const Backend& backend, const CompileOptions& options,
            const TuneOptions& how, Stopwatch& stopwatch, TimingCache& cache) {

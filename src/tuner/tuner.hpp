@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -50,6 +51,11 @@ struct Tuned {
     int timed = 0, replayed = 0, missed = 0;     // distinct regions: measured now, known, neither
     std::string failure;                         // why nothing could be measured
 };
+
+/// Seconds of a run of each, as their steps add up: programs take `turns` turns, the least of the medians counts. Empty
+/// when `go_on` has ended it.
+std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int turns,
+                         const std::function<bool()>& go_on);
 
 /// This processor, instruction set and number of threads, for TuneOptions::machine.
 std::string describe_machine(const std::string& target, int threads);

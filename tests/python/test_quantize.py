@@ -191,3 +191,31 @@ def test_quantize_verb(tmp_path, capfd):
     assert "pinned" in text
     assert "output y:" in text
     assert planish.load(tmp_path / "m.plan", "cpu").run({"x": images(1, 2)[0]})["y"].shape == (1, 10)
+
+
+def test_integers_that_are_slower_give_way_to_floats(tmp_path):
+    """A slow kernel is planted: QuantizeLinear and the integer regions run in the interpreter or as floats."""
+    rng = np.random.default_rng(0)
+    weights = (rng.standard_normal((64, 64, 3, 3)) / 24).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])
+    sides = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 64, 28, 28]) for name in "xy"]
+    graph = helper.make_graph([node], "g", sides[:1], sides[1:], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    samples = [{"x": rng.standard_normal((1, 64, 28, 28)).astype(np.float32)} for _ in range(4)]
+
+    def build(**options):
+        cache = tmp_path / "timing.json"
+        return planish.build(
+            model, precision="int8", calibration=samples, timing_cache=cache, progress=False, **options
+        )
+
+    fast = build()
+    assert [row["after"] for row in fast.report["precision"]] == ["int8"]
+    slow = build(disabled_implementations=["quantize"])
+    assert [row["after"] for row in slow.report["precision"]] == ["fp32"]
+    assert any("integers do not make this network faster" in text for text in slow.report["warnings"])
+    assert {row["op"] for row in slow.report["layers"]} == {"Conv", "Reorder"}
+    expected = planish.build(model, progress=False)
+    np.testing.assert_allclose(planish.load(slow)(samples[0]["x"]), planish.load(expected)(samples[0]["x"]), atol=1e-4)
+    again = build(disabled_implementations=["quantize"], replay_only=True)
+    assert again.bytes() == slow.bytes(), "the choice is in the timing cache"
