@@ -58,6 +58,7 @@ def prune(
     multiple: int = 8,
     reconstruct: bool = True,
     ridge: float = 1e-3,
+    rows: int = 4096,
     keep: Sequence[str] = (),
     keep_parameters: bool = False,
     measure: bool = True,
@@ -79,6 +80,7 @@ def prune(
     multiple: what is left of a layer's channels is a multiple of this.
     reconstruct: with calibration data, adapt the weights that are left by least squares.
     ridge: how strongly they hold on to their values.
+    rows: places of each layer's input, over all of the data, that the adaptation looks at.
     keep: layers whose channels all stay, '*' for anything.
     keep_parameters: weights keep their names; batch normalisation is not folded.
     measure: time the network before and after.
@@ -108,6 +110,7 @@ def prune(
         "calibration": [f.rows for f in feeds],
         "reconstruct": reconstruct,
         "ridge": float(ridge),
+        "rows": int(rows),
         "keep": list(keep),
         "keep_parameters": keep_parameters,
         "measure": measure,

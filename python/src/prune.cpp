@@ -59,6 +59,7 @@ PruneOptions prune_options(nb::dict given) {
     }
     options.reconstruct = nb::cast<bool>(given["reconstruct"]);
     options.ridge = nb::cast<double>(given["ridge"]);
+    options.rows = nb::cast<int64_t>(given["rows"]);
     options.keep = nb::cast<std::vector<std::string>>(given["keep"]);
     options.keep_parameters = nb::cast<bool>(given["keep_parameters"]);
     using Range = std::vector<Dims>;

@@ -12,6 +12,8 @@
 namespace planish::sparsity {
 namespace {
 
+constexpr double kRidge = 1e-3;  // of a mean variance: directions that the data does not have cost something too
+
 /// Sums of |w|^power over the slices of an axis, by channel of the group; 0 for channels that the axis does not have.
 std::vector<double> slice_norms(const ChannelAxis& axis, const std::map<int, size_t>& place, int power) {
     std::vector<double> sums(place.size());
@@ -79,7 +81,7 @@ Curve by_scores(const ChannelGroup& group, const std::vector<double>& scores, do
 /// input, both as they are without the channels that have gone.
 class Reader {
   public:
-    Reader(const Product& product, const ChannelAxis& axis, Matrix rows, double ridge) : axis_(axis) {
+    Reader(const Product& product, const ChannelAxis& axis, Matrix rows) : axis_(axis) {
         const Weights w = read_weights(product);
         weights_ = Matrix(w.channels, w.outputs * w.kernel);  // a channel in a row
         for (int64_t o = 0; o < w.outputs; ++o)
@@ -102,7 +104,7 @@ class Reader {
             }
         Matrix identity(covariance.rows, covariance.rows);
         for (int64_t i = 0; i < identity.rows; ++i) identity.at(i, i) = 1;
-        const double lambda = ridge * trace / static_cast<double>(std::max<int64_t>(covariance.rows, 1));
+        const double lambda = kRidge * trace / static_cast<double>(std::max<int64_t>(covariance.rows, 1));
         inverse_ = solve(std::move(covariance), std::move(identity), lambda > 0 ? lambda : 1e-30);
         for (int64_t i = 0; i < inverse_.rows; ++i) alive_.push_back(i);
         norms_.resize(static_cast<size_t>(weights_.rows));
@@ -185,7 +187,7 @@ Curve by_activation(const ChannelGroup& group, std::vector<Reader>& readers) {
 }  // namespace
 
 std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
-                              const Observer& observer, double ridge) {
+                              const Observer& observer) {
     std::vector<Curve> curves(channels.groups.size());
     if (criterion != "activation") {
         for (size_t g = 0; g < curves.size(); ++g)
@@ -213,7 +215,7 @@ std::vector<Curve> importance(const Graph& graph, const Channels& channels, cons
         for (size_t t = 0; t < taps.size(); ++t)
             if (std::any_of(group.axes.begin(), group.axes.end(),
                             [&](int a) { return &channels.axes[static_cast<size_t>(a)] == axes[t]; }))
-                readers.emplace_back(*tapped[t], *axes[t], rows[t], ridge);
+                readers.emplace_back(*tapped[t], *axes[t], rows[t]);
         curves[g] =
             readers.empty() ? by_scores(group, norm_scores(channels, group, "l2"), 1) : by_activation(group, readers);
     }

@@ -28,6 +28,6 @@ struct Curve {
 ///   |w_k|² / (C⁻¹)_kk (Hassibi and Stork, 1993, over whole channels). Channels go one by one, the least first, each
 ///   time with C⁻¹ and the weights updated.
 std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
-                              const Observer& observer, double ridge);
+                              const Observer& observer);
 
 }  // namespace planish::sparsity

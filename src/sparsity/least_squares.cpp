@@ -79,20 +79,50 @@ Matrix solve(Matrix a, Matrix b, double lambda) {
     return b;
 }
 
-Matrix regress(const Matrix& inputs, const Matrix& targets, const Matrix& prior, double ridge) {
-    const Matrix gram = transposed_product(inputs, inputs);
-    Matrix right = transposed_product(inputs, targets);
+NormalEquations::NormalEquations(const Matrix& inputs, const Matrix& targets)
+    : gram(transposed_product(inputs, inputs)), right(transposed_product(inputs, targets)) {}
+
+NormalEquations& NormalEquations::operator+=(const NormalEquations& other) {
+    for (size_t i = 0; i < gram.values.size(); ++i) gram.values[i] += other.gram.values[i];
+    for (size_t i = 0; i < right.values.size(); ++i) right.values[i] += other.right.values[i];
+    return *this;
+}
+
+Matrix NormalEquations::solve(const Matrix& prior, double ridge) const {
     double trace = 0;
     for (int64_t i = 0; i < gram.rows; ++i) trace += gram.at(i, i);
     if (trace <= 0) return prior;
-    const double lambda = ridge * trace / static_cast<double>(std::max<int64_t>(gram.rows, 1));
-    for (int64_t i = 0; i < right.rows; ++i)
-        for (int64_t t = 0; t < right.columns; ++t) right.at(i, t) += lambda * prior.at(t, i);
-    const Matrix solution = solve(gram, std::move(right), lambda);
-    Matrix result(targets.columns, inputs.columns);
+    const double lambda = ridge * trace / static_cast<double>(gram.rows);
+    Matrix b = right;
+    for (int64_t i = 0; i < b.rows; ++i)
+        for (int64_t t = 0; t < b.columns; ++t) b.at(i, t) += lambda * prior.at(t, i);
+    const Matrix solution = sparsity::solve(gram, std::move(b), lambda);
+    Matrix result(prior.rows, prior.columns);
     for (int64_t t = 0; t < result.rows; ++t)
         for (int64_t i = 0; i < result.columns; ++i) result.at(t, i) = solution.at(i, t);
     return result;
+}
+
+Matrix rows_of(const Matrix& m, int64_t first, int64_t last) {
+    Matrix part(last - first, m.columns);
+    std::copy(m.row(first), m.row(last), part.values.begin());
+    return part;
+}
+
+double squared_error(const Matrix& inputs, const Matrix& targets, const Matrix& b) {
+    // X Bᵀ as a product of transposes, whose inner axis is the channels.
+    Matrix x(inputs.columns, inputs.rows), w(b.columns, b.rows);
+    for (int64_t r = 0; r < inputs.rows; ++r)
+        for (int64_t c = 0; c < inputs.columns; ++c) x.at(c, r) = inputs.at(r, c);
+    for (int64_t t = 0; t < b.rows; ++t)
+        for (int64_t c = 0; c < b.columns; ++c) w.at(c, t) = b.at(t, c);
+    const Matrix made = transposed_product(x, w);
+    double error = 0;
+    for (size_t i = 0; i < made.values.size(); ++i) {
+        const double d = made.values[i] - targets.values[i];
+        error += d * d;
+    }
+    return error;
 }
 
 }  // namespace planish::sparsity

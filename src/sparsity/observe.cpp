@@ -2,6 +2,7 @@
 #include "sparsity/observe.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "passes/pass.hpp"
@@ -11,8 +12,11 @@
 namespace planish::sparsity {
 namespace {
 
-/// Every place of `tensor` but for the channels' axis is a row; `count` of them are appended, evenly spaced.
-void append_rows(const Tensor& tensor, int64_t axis, int64_t count, std::vector<double>& rows) {
+constexpr double kGolden = 0.6180339887498949;
+
+/// Every place of `tensor` but for the channels' axis is a row; `count` of them are appended: all, or multiples of the
+/// golden ratio, which spread evenly over both axes of an image; other ones in each `sample`.
+void append_rows(const Tensor& tensor, int64_t axis, int64_t count, int64_t sample, std::vector<double>& rows) {
     const int64_t channels = tensor.dim(axis);
     int64_t inner = 1;
     for (int64_t i = axis + 1; i < tensor.rank(); ++i) inner *= tensor.dim(i);
@@ -20,7 +24,9 @@ void append_rows(const Tensor& tensor, int64_t axis, int64_t count, std::vector<
     count = std::min(count, places);
     const auto data = tensor.data<float>();
     for (int64_t r = 0; r < count; ++r) {
-        const int64_t place = (2 * r + 1) * places / (2 * count);
+        const double spread = static_cast<double>(sample * count + r) * kGolden;
+        const int64_t place =
+            count == places ? r : static_cast<int64_t>((spread - std::floor(spread)) * static_cast<double>(places));
         const float* from = data.data() + place / inner * inner * channels + place % inner;
         for (int64_t c = 0; c < channels; ++c) rows.push_back(from[c * inner]);
     }
@@ -60,12 +66,12 @@ std::vector<Matrix> Observer::observe(const Graph& graph, const std::vector<Tap>
     std::vector<std::vector<double>> rows(taps.size());
     const int64_t share = std::max<int64_t>(1, rows_ / static_cast<int64_t>(std::max<size_t>(samples_.size(), 1)));
     std::vector<int64_t> channels(taps.size());
-    for (const TensorMap& sample : samples_) {
-        const TensorMap values = context.run(sample);
+    for (size_t s = 0; s < samples_.size(); ++s) {
+        const TensorMap values = context.run(samples_[s]);
         for (size_t t = 0; t < taps.size(); ++t) {
             const Tensor& tensor = values.at(output.at(taps[t].value));
             channels[t] = tensor.dim(taps[t].axis);
-            append_rows(tensor, taps[t].axis, share, rows[t]);
+            append_rows(tensor, taps[t].axis, share, static_cast<int64_t>(s), rows[t]);
         }
     }
     std::vector<Matrix> result(taps.size());

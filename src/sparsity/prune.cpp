@@ -76,7 +76,7 @@ class Pruner {
         if (channels_.groups.empty())
             fail(ErrorCode::invalid_argument, "no channel of this network can be removed",
                  "its layers are tied to its inputs and outputs, or kept by name");
-        curves_ = importance(*graph_, channels_, report_.criterion, observer_, options_.ridge);
+        curves_ = importance(*graph_, channels_, report_.criterion, observer_);
         for (const ChannelGroup& group : channels_.groups)
             allowed_.push_back(allowed_removals(group, options_.multiple));
         if (options_.measure || options_.speedup > 1) sample_ = timing_sample();

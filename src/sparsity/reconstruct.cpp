@@ -63,6 +63,24 @@ std::vector<int64_t> all(int64_t count) {
     return indices;
 }
 
+/// Data that the fit has not seen decides how far it may go: the last fifth of the samples chooses between ridges, and
+/// the prior itself, so that few data never make a layer worse. Then all of the data is fitted.
+Matrix fit(const Matrix& x, const Matrix& t, const Matrix& prior, double ridge) {
+    const int64_t seen = x.rows - x.rows / 5;
+    const Matrix held_x = rows_of(x, seen, x.rows), held_t = rows_of(t, seen, t.rows);
+    NormalEquations equations(rows_of(x, 0, seen), rows_of(t, 0, seen));
+    double best = squared_error(held_x, held_t, prior), chosen = -1;
+    for (const double candidate : {ridge, 10 * ridge, 100 * ridge}) {
+        const double error = squared_error(held_x, held_t, equations.solve(prior, candidate));
+        if (error >= best) continue;
+        best = error;
+        chosen = candidate;
+    }
+    if (chosen < 0) return prior;
+    equations += NormalEquations(held_x, held_t);
+    return equations.solve(prior, chosen);
+}
+
 /// The outputs' weights themselves are fitted: W' = argmin |W x - W' x'|.
 void fit_product(const Product& product, const Weights& now, const Matrix& target, const Matrix& inputs, bool shifts,
                  double ridge) {
@@ -74,7 +92,7 @@ void fit_product(const Product& product, const Weights& now, const Matrix& targe
     }
     for (int64_t o = 0; o < now.outputs; ++o)
         for (int64_t c = 0; c < now.channels; ++c) prior.at(o, c) = now.at(o, c, 0);
-    const Matrix fitted = regress(x, t, prior, ridge);
+    const Matrix fitted = fit(x, t, prior, ridge);
     Weights weights = now;
     for (int64_t o = 0; o < now.outputs; ++o)
         for (int64_t c = 0; c < now.channels; ++c) weights.at(o, c, 0) = fitted.at(o, c);
@@ -93,7 +111,7 @@ void fit_kernel(const Product& product, const Weights& before, const std::vector
                 const Matrix& inputs, double ridge) {
     Matrix prior(before.channels, inputs.columns);
     for (size_t s = 0; s < kept.size(); ++s) prior.at(kept[s], static_cast<int64_t>(s)) = 1;
-    const Matrix mix = regress(inputs, original, prior, ridge);
+    const Matrix mix = fit(inputs, original, prior, ridge);
     Weights weights{before.outputs, inputs.columns, before.kernel, {}};
     weights.values.resize(static_cast<size_t>(weights.outputs * weights.channels * weights.kernel));
     for (int64_t o = 0; o < before.outputs; ++o)

@@ -78,13 +78,27 @@ TEST(Prune, LeastSquaresTakesOverWhatTheLostChannelsDid) {
     const Pruned pruned = prune(onnx_export::to_bytes(*graph), options);
     EXPECT_EQ(pruned.report().channels, 16);
     EXPECT_EQ(pruned.report().channels_before, 32);
-    // Half of the channels say what the others say: nothing is lost, up to the ridge.
+    // Half of the channels say what the others say: nothing is lost, up to the ridges. The error of a layer is relative
+    // to how its output varies, which is less than its size.
     for (const TensorMap& input : samples(3, 900)) EXPECT_LT(relative_error(*graph, pruned.graph(), input), 1e-3);
-    for (const PruneRow& row : pruned.report().layers) EXPECT_LT(row.error, 1e-3) << row.layer;
+    for (const PruneRow& row : pruned.report().layers) EXPECT_LT(row.error, 1e-2) << row.layer;
 
     options.reconstruct = false;
     const Pruned cut = prune(onnx_export::to_bytes(*graph), options);
     EXPECT_GT(relative_error(*graph, cut.graph(), samples(1, 900)[0]), 0.05);
+}
+
+TEST(Prune, FewDataMakeNoLayerWorse) {
+    // One place of one sample: fitting it exactly would ruin all others.
+    const auto graph = repeating_network(16);
+    PruneOptions options = half();
+    options.calibration = samples(8, 100);
+    options.rows = 8;
+    options.criterion = "l2";
+    const TensorMap input = samples(1, 900)[0];
+    const double adapted = relative_error(*graph, prune(onnx_export::to_bytes(*graph), options).graph(), input);
+    options.reconstruct = false;
+    EXPECT_LT(adapted, 1.25 * relative_error(*graph, prune(onnx_export::to_bytes(*graph), options).graph(), input));
 }
 
 TEST(Prune, ActivationsTellWhichChannelsMatter) {
@@ -158,12 +172,16 @@ TEST(LeastSquares, RegressionFindsTheMatrixThatMadeTheData) {
     for (int64_t r = 0; r < 200; ++r)
         for (int64_t t = 0; t < 3; ++t)
             for (int64_t i = 0; i < 6; ++i) targets.at(r, t) += truth.at(t, i) * x.at(r, i);
-    const sparsity::Matrix found = sparsity::regress(x, targets, prior, 0);
+    const sparsity::Matrix found = sparsity::NormalEquations(x, targets).solve(prior, 0);
     // The condition of a random Gram matrix of 200 rows is below 10: a few roundings of sums of 200 terms.
     for (size_t i = 0; i < truth.values.size(); ++i) EXPECT_NEAR(found.values[i], truth.values[i], 1e-12);
     // Without data the prior stands.
     for (double& v : prior.values) v = 2;
-    EXPECT_EQ(sparsity::regress(sparsity::Matrix(200, 6), targets, prior, 1e-3).values, prior.values);
+    EXPECT_EQ(sparsity::NormalEquations(sparsity::Matrix(200, 6), targets).solve(prior, 1e-3).values, prior.values);
+    // Parts add up to the whole.
+    sparsity::NormalEquations parts(sparsity::rows_of(x, 0, 70), sparsity::rows_of(targets, 0, 70));
+    parts += sparsity::NormalEquations(sparsity::rows_of(x, 70, 200), sparsity::rows_of(targets, 70, 200));
+    EXPECT_LT(sparsity::squared_error(x, targets, parts.solve(prior, 0)), 1e-20);
 }
 
 }  // namespace
