@@ -27,6 +27,16 @@ std::vector<VerificationRow> verify_regions(const Program& program, const std::v
 std::vector<VerificationRow> verify_outputs(const Graph& graph, const std::vector<Tensor>& outputs,
                                             const std::vector<Tensor>& reference, double roundoff = 0x1p-24);
 
+/// `graph` with its values going on as floats where it stores them in 8 bits and decodes them again; null: it does not.
+std::unique_ptr<Graph> without_quantisation(const Graph& graph);
+
+/// Raises the tolerance of each output of a network that stores bytes. A value on the border of two bytes may become
+/// either, so sums that differ in their last bits end a step apart. If every stored value did, the difference would be
+/// sqrt(12) times what quantisation itself adds, whose errors are spread evenly over a step: that is the bound, from
+/// `reference` and from `real`, the outputs without quantisation.
+void allow_other_bytes(std::vector<VerificationRow>& rows, const std::vector<Tensor>& reference,
+                       const std::vector<Tensor>& real);
+
 /// Inputs for a graph with static input shapes: normal floats; integers that index tables stay below the table's
 /// length, other integers and booleans are 0 or 1. Deterministic.
 std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed = 1);

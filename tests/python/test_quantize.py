@@ -219,3 +219,40 @@ def test_integers_that_are_slower_give_way_to_floats(tmp_path):
     np.testing.assert_allclose(planish.load(slow)(samples[0]["x"]), planish.load(expected)(samples[0]["x"]), atol=1e-4)
     again = build(disabled_implementations=["quantize"], replay_only=True)
     assert again.bytes() == slow.bytes(), "the choice is in the timing cache"
+
+
+def test_quantised_models_from_elsewhere(tmp_path):
+    """Q/DQ and QOperator models of ONNX Runtime's quantiser: integer kernels, verified, equal to its own results."""
+    ort = pytest.importorskip("onnxruntime")
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.rows = iter([{"x": image} for image in images(8, 1)])
+
+        def get_next(self):
+            return next(self.rows, None)
+
+    source = tmp_path / "float.onnx"
+    onnx.save(network(), source)
+    image = images(1, 5)[0]
+    for form in (QuantFormat.QDQ, QuantFormat.QOperator):
+        for activation in (QuantType.QUInt8, QuantType.QInt8):
+            path = tmp_path / f"{form.name}_{activation.name}.onnx"
+            quantize_static(
+                source,
+                path,
+                Reader(),
+                quant_format=form,
+                per_channel=True,
+                activation_type=activation,
+                weight_type=QuantType.QInt8,
+            )
+            plan = planish.build(path, progress=False)
+            assert all(row["passed"] for row in plan.report["verification"])
+            kernels = [row["implementation"] for row in plan.report["layers"] if "Conv" in row["op"]]
+            assert len(kernels) == 3
+            assert all("_i8" in kernel for kernel in kernels), (path.name, kernels)
+            expected = ort.InferenceSession(path).run(None, {"x": image})[0]
+            step = np.abs(expected).max() / 128
+            np.testing.assert_allclose(planish.load(plan)(image), expected, atol=2 * step)

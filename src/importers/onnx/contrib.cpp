@@ -256,6 +256,23 @@ void qlinear_concat(Draft& d) {
     quantise_output(d, d.emit("Concat", parts, {{"axis", d.integer("axis", 0)}}), 0);
 }
 
+// The bias has the scale of the integer sums; without the scale of an output the result is float32.
+void qgemm(Draft& d) {
+    if (d.real("alpha", 1) != 1) d.unsupported("scales its product", "export with alpha 1");
+    const int64_t trans_b = d.integer("transB", 0);
+    if (!d.has_input(4)) d.invalid("misses a scale");
+    Value* b = d.emit("DequantizeLinear", {d.inputs[3], d.inputs[4], input_or_null(d, 5)},
+                      {{"axis", trans_b != 0 ? int64_t{0} : int64_t{1}}}, "Dequantize_B");
+    std::vector<Value*> operands = {dequantised(d, 0, "A"), b};
+    if (d.has_input(6)) {
+        Value* scale = d.emit("Mul", {d.inputs[1], d.inputs[4]}, {}, "Mul_scales");
+        operands.push_back(d.emit("DequantizeLinear", {d.inputs[6], scale}, {{"axis", int64_t{0}}}, "Dequantize_C"));
+    }
+    const Attributes attributes{{"transA", d.integer("transA", 0)}, {"transB", trans_b}};
+    if (!d.has_input(7)) return d.finish({d.emit_output("Gemm", operands, attributes)});
+    quantise_output(d, d.emit("Gemm", operands, attributes), 7);
+}
+
 // ONNX's operators under ONNX Runtime's domain, from before ONNX had the same for more types.
 void same_as_onnx(Draft& d) {
     d.domain.clear();
@@ -281,6 +298,7 @@ constexpr Adapter kAdapters[] = {
     {kMs, "GridSample", kEveryOpset, grid_sample},
     {kMs, "MatMulIntegerToFloat", kEveryOpset, matmul_integer_to_float},
     {kMs, "MatMulNBits", kEveryOpset, matmul_nbits},
+    {kMs, "QGemm", kEveryOpset, qgemm},
     {kMs, "QLinearAdd", kEveryOpset, qlinear_binary},
     {kMs, "QLinearAveragePool", kEveryOpset, qlinear_pool},
     {kMs, "QLinearConcat", kEveryOpset, qlinear_concat},
