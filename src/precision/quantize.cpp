@@ -21,6 +21,8 @@ constexpr double kLargestSignal = 1e9;
 // Of a product matrix, against its mean diagonal. GPTQ's 0.01 fits the calibration data far better and other data
 // worse: EfficientNet-Lite0 on photographs unlike those of its calibration 17.8 dB, with this 21.6 dB.
 constexpr double kDamping = 0.2;
+// Places that each unknown weight of compensation must have: with fewer it learns the calibration data by heart.
+constexpr int64_t kLeastRows = 4;
 // Every channel of an equalised tensor ends near the grid's end, so that any of them may leave it on other data: beyond
 // what was seen there is room for as much again as this.
 constexpr double kHeadroom = 1.4;
@@ -418,7 +420,7 @@ class Quantizer {
             const double damping = std::max(kDamping * trace / static_cast<double>(k), 1e-30);
             for (int64_t i = 0; i < k; ++i) h.at(i, i) += static_cast<float>(damping);
             Matrix wanted = original;
-            if (options_.compensate && x.rows >= 2 * k) {
+            if (options_.compensate && x.rows >= kLeastRows * k) {
                 // min over V of |W x - V z|^2: V = W + W (x - z)^T z (z^T z)^-1, with samples as rows.
                 for (size_t i = 0; i < x.data.size(); ++i) x.data[i] -= z.data[i];
                 Matrix correction = product(zt, product(x, original, options_.threads), options_.threads);
