@@ -12,7 +12,8 @@ namespace {
 
 struct Options {
     std::string model, output, onnx, scope = "global";
-    std::vector<std::string> calibration, shapes;
+    std::string calibration;
+    std::vector<std::string> shapes;
     PruneOptions prune;
     bool no_reconstruct = false, no_measure = false, json = false, quiet = false;
 };
@@ -71,7 +72,7 @@ int run_prune(Options& options) {
     prune_options.reconstruct = !options.no_reconstruct;
     prune_options.measure = !options.no_measure;
     prune_options.shapes = parse_shapes(options.shapes);
-    for (const std::string& text : options.calibration) prune_options.calibration.push_back(read_inputs({text}));
+    if (!options.calibration.empty()) prune_options.calibration = read_calibration(options.calibration);
     ProgressLine line(!options.quiet && !options.json);
     prune_options.progress = [&](const Progress& p) {
         line.update(p.stage, p.detail, p.fraction);
@@ -106,8 +107,8 @@ Verb add_prune(CLI::App& app) {
     CLI::App* verb = app.add_subcommand("prune", "Remove channels and heads from a model or plan");
     verb->footer(
         "Examples:\n"
-        "  planish prune model.onnx --ratio 0.3 --calibration a.npz --calibration b.npz -o model_pruned.plan\n"
-        "  planish prune model.plan --speedup 1.5 --calibration a.npz --onnx model_pruned.onnx");
+        "  planish prune model.onnx --ratio 0.3 --calib inputs/ -o model_pruned.plan\n"
+        "  planish prune model.plan --speedup 1.5 --calib inputs.npz --onnx model_pruned.onnx");
     verb->add_option("model", options->model, "ONNX file or plan")->required();
     verb->add_option("-o,--output", options->output,
                      "Where the plan goes, or the model when it ends in .onnx (default: MODEL_pruned.plan)");
@@ -124,7 +125,9 @@ Verb add_prune(CLI::App& app) {
     verb->add_option("--multiple", options->prune.multiple,
                      "What is left of a layer's channels is a multiple of this (default: 8)")
         ->check(CLI::PositiveNumber);
-    verb->add_option("--calibration", options->calibration, ".npz of inputs; may be repeated")->allow_extra_args(false);
+    verb->add_option("--calib", options->calibration,
+                     "Real inputs: a folder of .npz (a sample each) or .npy files, or an .npz whose arrays hold the "
+                     "samples along their first axis");
     verb->add_flag("--no-reconstruct", options->no_reconstruct, "Leave the other weights as they are");
     verb->add_option("--ridge", options->prune.ridge, "How strongly weights hold on to their values (default: 0.001)")
         ->check(CLI::NonNegativeNumber);

@@ -91,7 +91,7 @@ def test_the_command_prints_its_table(network, tmp_path, capfd):
     model, data = tmp_path / "net.onnx", tmp_path / "sample.npz"
     onnx.save(network, model)
     np.savez(data, **samples(1, 0)[0])
-    words = ["prune", str(model), "--ratio", "0.3", "--calibration", str(data), "-o", str(tmp_path / "small.onnx")]
+    words = ["prune", str(model), "--ratio", "0.3", "--calib", str(data), "-o", str(tmp_path / "small.onnx")]
     assert planish._planish.cli_main(["planish", *words, "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     rows = {row["layer"]: row for row in report["layers"]}
