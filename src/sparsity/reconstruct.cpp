@@ -64,7 +64,7 @@ std::vector<int64_t> all(int64_t count) {
 }
 
 /// Data that the fit has not seen decides how far it may go: the last fifth of the samples chooses between ridges, and
-/// the prior itself, so that few data never make a layer worse. Then all of the data is fitted.
+/// the prior itself, so that few data seldom make a layer worse. Then all of the data is fitted.
 Matrix fit(const Matrix& x, const Matrix& t, const Matrix& prior, double ridge) {
     const int64_t seen = x.rows - x.rows / 5;
     const Matrix held_x = rows_of(x, seen, x.rows), held_t = rows_of(t, seen, t.rows);
