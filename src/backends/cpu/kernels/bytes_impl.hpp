@@ -31,13 +31,13 @@ PLANISH_INLINE void store_bytes(Vec v, uint8_t* p, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
 }
 
-void encode(const EncodeArgs& args, int64_t begin, int64_t end) {
+inline void encode(const EncodeArgs& args, int64_t begin, int64_t end) {
     for_vectors(end - begin, [&](int64_t i, int64_t n) {
         store_bytes(encoded(load(args.input + begin + i, n), args.scale), args.output + begin + i, n);
     });
 }
 
-void decode(const DecodeArgs& args, int64_t begin, int64_t end) {
+inline void decode(const DecodeArgs& args, int64_t begin, int64_t end) {
     for_vectors(end - begin, [&](int64_t i, int64_t n) {
         store(decoded(load_bytes(args.input + begin + i, n), args.scale), args.output + begin + i, n);
     });
@@ -136,7 +136,7 @@ PLANISH_INLINE void mean_of_window(const BytePoolArgs& args, const Window& windo
     });
 }
 
-void byte_pool(const BytePoolArgs& args, int64_t begin, int64_t end) {
+inline void byte_pool(const BytePoolArgs& args, int64_t begin, int64_t end) {
     const PoolArgs& w = args.window;
     for (int64_t row = begin; row < end; ++row) {
         const int64_t image = row / w.out_height, oy = row % w.out_height, top = oy * w.stride_h - w.pad_top;
@@ -183,7 +183,7 @@ PLANISH_INLINE void transpose_16x16(const uint8_t* input, int64_t input_stride, 
     for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(output + i * output_stride), a[i]);
 }
 
-void byte_transpose(const ByteTransposeArgs& args, int64_t begin, int64_t end) {
+inline void byte_transpose(const ByteTransposeArgs& args, int64_t begin, int64_t end) {
     constexpr int64_t kBlock = 16;
     const auto element = [&](int64_t r, int64_t c) {
         args.output[c * args.output_stride + r] = args.input[r * args.input_stride + c];
@@ -199,7 +199,7 @@ void byte_transpose(const ByteTransposeArgs& args, int64_t begin, int64_t end) {
         for (int64_t c = 0; c < args.columns; ++c) element(r, c);
 }
 
-void add_bytes(KernelTable& table) {
+inline void put_bytes(KernelTable& table) {
     table.byte_pool = byte_pool;
     table.encode = encode;
     table.decode = decode;
