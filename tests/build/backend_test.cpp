@@ -250,10 +250,21 @@ const Case kCases[] = {
         %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %n = LayerNormalization(%a, %g, %b)
         %y = QuantizeLinear(%n, %s, %z) output %y })",
      "layer_norm_i8"},
+    {"quantized_layer_norm_of_bytes",
+     R"(graph "g" { input %x : float32[3, 5, 37] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %g : int8[37] = dense<0> const %b : int8[37] = dense<0> const %t : float32[] = [0.01] const %gz : int8[] = [-7]
+        %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %gf = DequantizeLinear(%g, %t, %gz)
+        %bf = DequantizeLinear(%b, %t) %n = LayerNormalization(%a, %gf, %bf) %y = QuantizeLinear(%n, %s, %z) output %y })",
+     "layer_norm_i8"},
     {"quantized_softmax",
      R"(graph "g" { input %x : float32[3, 5, 37] const %s : float32[] = [0.004] %n = Softmax(%x) {axis = -1}
         %y = QuantizeLinear(%n, %s) output %y })",
      "softmax_i8"},
+    {"byte_resize",
+     R"(graph "g" { input %x : float32[2, 21, 5, 6] const %s : float32[] = [0.02] const %z : uint8[] = [113]
+        const %f : float32[4] = [1.0, 1.0, 2.0, 1.5] %q = QuantizeLinear(%x, %s, %z)
+        %y = Resize(%q, _, %f) {mode = "nearest"} output %y })",
+     "resize_8bit"},
     {"byte_movement",
      R"(graph "g" { input %x : float32[2, 38, 9, 23] const %s : float32[] = [0.02] const %z : uint8[] = [113]
         %q = QuantizeLinear(%x, %s, %z) %t = Transpose(%q) {perm = [0, 2, 3, 1]} %c = Concat(%t, %t) {axis = 3} output %c })",
@@ -364,7 +375,10 @@ TEST(Verification, CatchesAWrongRegion) {
                     explicit Wrong(const ValueReader& r) : real(r) {}
                     Tensor read(const Value& value) const override {
                         Tensor t = real.read(value);
-                        t.data<float>()[1] *= 1 + 1e-4f;
+                        if (t.dtype() == DType::u8)
+                            t.data<uint8_t>()[1] += 1;
+                        else
+                            t.data<float>()[1] *= 1 + 1e-4f;
                         return t;
                     }
                 };
@@ -380,14 +394,18 @@ TEST(Verification, CatchesAWrongRegion) {
       private:
         std::unique_ptr<Program> honest_;
     };
-    auto graph =
-        parse_graph(R"(graph "g" { input %x : float32[4, 8] %y = Softmax(%x) name "attention_weights" output %y })");
-    const std::vector<Tensor> inputs = verification::random_inputs(*graph);
-    const Liar liar(cpu_backend().compile(std::move(graph), {}));
-    const auto rows = verification::verify_regions(liar, inputs, 1);
-    ASSERT_EQ(rows.size(), 1u);
-    EXPECT_FALSE(rows[0].passed);
-    EXPECT_EQ(rows[0].name, "attention_weights");
+    for (const char* text :
+         {R"(graph "g" { input %x : float32[4, 8] %y = Softmax(%x) name "attention_weights" output %y })",
+          R"(graph "g" { input %x : float32[4, 8] const %s : float32[] = [0.04]
+             %y = QuantizeLinear(%x, %s) name "attention_weights" output %y })"}) {
+        auto graph = parse_graph(text);
+        const std::vector<Tensor> inputs = verification::random_inputs(*graph);
+        const Liar liar(cpu_backend().compile(std::move(graph), {}));
+        const auto rows = verification::verify_regions(liar, inputs, 1);
+        ASSERT_EQ(rows.size(), 1u);
+        EXPECT_FALSE(rows[0].passed);
+        EXPECT_EQ(rows[0].name, "attention_weights");
+    }
 }
 
 TEST(CpuProgram, UnknownTargetIsAnError) {

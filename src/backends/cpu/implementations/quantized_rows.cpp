@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "backends/cpu/kernels/kernels.hpp"
 #include "backends/cpu/split.hpp"
@@ -18,6 +19,9 @@ struct RowOp {
     enum class Kind { softmax, layer_norm, rms_norm } kind = Kind::softmax;
     int x = -1, scale = -1, bias = -1;  // inputs of the region
     std::optional<ByteScale> stored_x, stored_y;
+    // Where they are stored in bytes themselves:
+    std::vector<float> decoded_scale, decoded_bias;
+    std::vector<int> consumed;  // inputs that run() does not read
     int64_t n = 1, rows = 1;
     float eps = 0;
 };
@@ -51,8 +55,16 @@ Refusal read(const RegionView& region, const Environment& environment, RowOp& op
         if (node.input(i) == nullptr) continue;
         const QuantizedRegion::Operand& operand = quantized->operand(i);
         if (operand.input < 0) return Refusal::op_not_handled;
-        if (operand.quantization) {
-            if (i > 0) return Refusal::dtype_not_handled;
+        if (operand.quantization && i > 0) {
+            const auto constant = region.constant(&region.input(operand.input));
+            if (constant == nullptr || !operand.quantization->per_tensor()) return Refusal::weights_not_constant;
+            std::vector<float>& decoded = i == 1 ? op.decoded_scale : op.decoded_bias;
+            for (int64_t k = 0; k < constant->size(); ++k)
+                decoded.push_back(static_cast<float>(constant->at_int64(k) - operand.quantization->zero()) *
+                                  operand.quantization->scale());
+            op.consumed.push_back(operand.input);
+            op.consumed.insert(op.consumed.end(), operand.scale_inputs.begin(), operand.scale_inputs.end());
+        } else if (operand.quantization) {
             op.stored_x = byte_scale(*operand.quantization);
             if (!op.stored_x) return Refusal::dtype_not_handled;
         } else if (!is_f32(node.input(i))) {
@@ -85,8 +97,8 @@ void compute(const RowOp& op, const KernelTable& table, const Launch& launch, co
     NormArgs args;
     args.input = x;
     args.output = y;
-    args.scale = launch.f32(op.scale);
-    args.bias = launch.f32(op.bias);
+    args.scale = op.decoded_scale.empty() ? launch.f32(op.scale) : op.decoded_scale.data();
+    args.bias = op.decoded_bias.empty() ? launch.f32(op.bias) : op.decoded_bias.data();
     args.n = op.n;
     args.eps = op.eps;
     (op.kind == RowOp::Kind::rms_norm ? table.rms_norm : table.layer_norm)(args, 0, rows);
@@ -120,6 +132,7 @@ std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const 
         });
     kernel->workspace = static_cast<size_t>(scratch * environment.threads) * sizeof(float);
     kernel->flops = 8 * op.rows * op.n;
+    kernel->consumed = op.consumed;
     return kernel;
 }
 

@@ -3,9 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "backends/cpu/kernels/kernels.hpp"
+#include "backends/cpu/kernels/movement.hpp"
 #include "backends/cpu/split.hpp"
 
 namespace planish::cpu::families {
@@ -77,7 +80,8 @@ Refusal can_resize(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
     if (region.has_body()) return Refusal::post_op_not_handled;
     const Node& node = region.node();
-    if (!is_f32(node.input(0))) return Refusal::dtype_not_handled;
+    const bool bytes = node.input(0)->type.dtype == DType::u8 && node.text("mode") == "nearest";
+    if (!bytes && !is_f32(node.input(0))) return Refusal::dtype_not_handled;
     const Dims in = node.input(0)->dims(), out = node.output()->dims();
     if (in.size() != 4 || in[0] != out[0] || in[1] != out[1] || element_count(in) == 0 || element_count(out) == 0)
         return Refusal::shape_not_handled;
@@ -100,8 +104,31 @@ struct Axis {
     }
 };
 
+// Nearest pixels of bytes: copies of the channels.
+std::unique_ptr<Kernel> compile_bytes(const RegionView& region) {
+    const Node& node = region.node();
+    const Dims in = node.input(0)->dims(), out = node.output()->dims();
+    const int64_t steps[] = {in[1] * in[2] * in[3], in[3] * in[1], in[1], 1};
+    const auto run_of = [](int64_t count) {
+        std::vector<int64_t> indices(static_cast<size_t>(count));
+        std::iota(indices.begin(), indices.end(), int64_t{0});
+        return indices;
+    };
+    std::vector<std::vector<int64_t>> tables = {run_of(out[0]), resize_table(*axis_of(node, 2)).index,
+                                                resize_table(*axis_of(node, 3)).index, run_of(out[1])};
+    for (size_t axis = 0; axis < tables.size(); ++axis)
+        for (int64_t& index : tables[axis]) index *= steps[axis];
+    auto plan = std::make_shared<const GridCopyPlan>(std::move(tables), 1);
+    const int64_t cost = element_count(out) / std::max<int64_t>(1, plan->items()) / 8;
+    return make_kernel("resize_8bit", [plan, cost](const Launch& launch) {
+        split_items(launch, plan->items(), cost,
+                    [&](int64_t b, int64_t e, int) { plan->run(launch.in[0], nullptr, launch.out[0], b, e); });
+    });
+}
+
 std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const Environment& environment) {
     const Node& node = region.node();
+    if (!is_f32(node.input(0))) return compile_bytes(region);
     const Dims in = node.input(0)->dims(), out = node.output()->dims();
     const int64_t channels = in[1];
     auto rows = std::make_shared<const Axis>(*axis_of(node, 2), in[3] * channels);
