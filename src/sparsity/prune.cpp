@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 
@@ -84,7 +85,7 @@ class Pruner {
         const Counts counts = options_.speedup > 1 ? by_speedup() : options_.global ? by_ratio() : by_layer();
         const std::vector<bool> removed = removed_channels(channels_, curves_, counts);
         std::shared_ptr<Graph> pruned = shrink(*graph_, channels_, removed);
-        const std::vector<Repair> repairs = adapt(*pruned, removed);
+        const std::vector<Repair> repairs = adapt(pruned, removed);
         describe(*pruned, removed, repairs);
         return Pruned(std::move(pruned), std::move(report_));
     }
@@ -222,7 +223,9 @@ class Pruner {
         return path[high];
     }
 
-    std::vector<Repair> adapt(Graph& pruned, const std::vector<bool>& removed) {
+    /// Layers are adapted one by one, and what brings each nearer to what it was may still lead the network astray: its
+    /// outputs on the samples that no layer was fitted to decide.
+    std::vector<Repair> adapt(std::shared_ptr<Graph>& pruned, const std::vector<bool>& removed) {
         if (observer_.empty()) return {};
         ReconstructOptions how;
         how.ridge = options_.ridge;
@@ -231,7 +234,46 @@ class Pruner {
         how.progress = [&](std::string_view layer, double fraction) {
             progress("reconstruct", layer, 0.6 + 0.35 * fraction);
         };
-        return reconstruct(*graph_, pruned, channels_, removed, observer_, how);
+        std::shared_ptr<Graph> adapted = pruned->clone();
+        std::vector<Repair> repairs = reconstruct(*graph_, *adapted, channels_, removed, observer_, how);
+        if (!how.apply) return repairs;
+        const auto [before, after] = output_errors(*pruned, *adapted);
+        if (after < before) {
+            pruned = std::move(adapted);
+            return repairs;
+        }
+        how.apply = false;
+        return reconstruct(*graph_, *pruned, channels_, removed, observer_, how);
+    }
+
+    /// Sums of squares of what `a` and `b` differ by from the network's outputs, each output over its own energy, on
+    /// the last fifth of the samples.
+    std::pair<double, double> output_errors(const Graph& a, const Graph& b) const {
+        Context whole = engine_of(graph_->clone(), options_.threads).create_context();
+        Context first = engine_of(a.clone(), options_.threads).create_context();
+        Context second = engine_of(b.clone(), options_.threads).create_context();
+        const std::vector<TensorMap>& samples = observer_.samples();
+        std::map<std::string, std::array<double, 3>> sums;  // energy, error of a, error of b
+        for (size_t i = samples.size() - std::max<size_t>(1, samples.size() / 5); i < samples.size(); ++i) {
+            const TensorMap expected = whole.run(samples[i]), x = first.run(samples[i]), y = second.run(samples[i]);
+            for (const auto& [name, tensor] : expected) {
+                if (tensor.dtype() != DType::f32) continue;
+                auto& sum = sums[name];
+                for (int64_t e = 0; e < tensor.size(); ++e) {
+                    const double value = tensor.at_double(e);
+                    const double da = x.at(name).at_double(e) - value, db = y.at(name).at_double(e) - value;
+                    sum[0] += value * value;
+                    sum[1] += da * da;
+                    sum[2] += db * db;
+                }
+            }
+        }
+        std::pair<double, double> result;
+        for (const auto& [name, sum] : sums) {
+            result.first += sum[1] / std::max(sum[0], 1e-30);
+            result.second += sum[2] / std::max(sum[0], 1e-30);
+        }
+        return result;
     }
 
     void describe(const Graph& pruned, const std::vector<bool>& removed, const std::vector<Repair>& repairs) {
