@@ -75,8 +75,9 @@ const Value* factor(const Node& node, const Node& root, int i) {
 
 int form_quantized_regions(Graph& graph) {
     int changes = 0;
-    for (Node* node : graph.node_list()) {
-        if (!is_candidate(*node)) continue;
+    std::vector<Node*> candidates = graph.node_list();  // regions take in borders, which are none
+    std::erase_if(candidates, [](const Node* node) { return !is_candidate(*node); });
+    for (Node* node : candidates) {
         const Node& root = root_of(*node);
         if (is_one_of(root, kProducts)) {
             const Value *x = factor(*node, root, 0), *w = factor(*node, root, 1);

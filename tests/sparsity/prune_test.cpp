@@ -124,7 +124,8 @@ TEST(Prune, WhatIsLeftIsAMultiple) {
         PruneOptions options = half();
         options.ratio = ratio;
         options.multiple = 16;
-        for (const PruneRow& row : prune(onnx_export::to_bytes(*graph), options).report().layers)
+        const Pruned pruned = prune(onnx_export::to_bytes(*graph), options);
+        for (const PruneRow& row : pruned.report().layers)
             EXPECT_TRUE(row.layer == "conv3" || row.channels % 16 == 0 || row.channels == 40) << row.channels;
     }
 }
