@@ -696,7 +696,9 @@ class Builder {
             const auto it = wanted.find(value->constant.get());
             return it == wanted.end() ? std::nullopt : std::optional(it->second);
         };
-        for (const auto& [bytes, values] : by_size) {
+        for (const auto& group : by_size) {
+            const int64_t bytes = group.first;
+            const std::vector<Value*>& values = group.second;
             std::vector<std::shared_ptr<const Tensor>> stored;
             for (const Value* value : values) {
                 const std::optional<Packing> packing = packing_of(value);

@@ -46,7 +46,7 @@ MODELS = {
     "empty": (lambda folder, model, plan: file(folder, "m.onnx", b""), "invalid_model"),
     "text": (lambda folder, model, plan: file(folder, "m.onnx", b"not a model\n" * 99), "invalid_model"),
     "truncated": (lambda folder, model, plan: file(folder, "m.onnx", model.SerializeToString()[:-40]), "invalid_model"),
-    "a plan": (lambda folder, model, plan: file(folder, "m.onnx", plan), "invalid_model"),
+    "a damaged plan": (lambda folder, model, plan: file(folder, "m.onnx", plan[:-9]), "invalid_plan"),
     "weights outside its folder": (lambda folder, model, plan: outside(folder, model), "invalid_model"),
     "weights missing": (lambda folder, model, plan: missing_external(folder, model), "not_found"),
 }

@@ -177,16 +177,16 @@ def test_bad_options(dense):
 def test_bad_models(tmp_path, dense, dense_plan):
     assert "no.onnx" in failure(lambda: planish.build(tmp_path / "no.onnx", progress=False), "not_found")
     good = dense.SerializeToString()
-    for name, content in (
-        ("empty", b""),
-        ("text", b"this is not a model\n" * 20),
-        ("truncated", good[: len(good) // 2]),
-        ("plan", bytes(dense_plan)),
+    for name, content, code in (
+        ("empty", b"", "invalid_model"),
+        ("text", b"this is not a model\n" * 20, "invalid_model"),
+        ("truncated", good[: len(good) // 2], "invalid_model"),
+        ("damaged plan", bytes(dense_plan)[:-9], "invalid_plan"),
     ):
         path = tmp_path / name
         path.write_bytes(content)
         output = tmp_path / f"{name}.plan"
-        failure(lambda path=path, output=output: planish.build(path, output, progress=False), "invalid_model")
+        failure(lambda path=path, output=output: planish.build(path, output, progress=False), code)
         assert not output.exists()
 
 
