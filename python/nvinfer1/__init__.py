@@ -109,21 +109,21 @@ class Builder:
 def _noise(network: Network) -> list[dict[str, np.ndarray]]:
     """Inputs of unit variance for a network whose inputs are real numbers; open sizes become 1."""
     plan = planish.build(network.serialize(), optimization_level=1, verify=False, progress=False)
+    inputs = planish.load(plan, device="cpu").inputs
+    for info in inputs:
+        if not str(info.dtype).startswith("float") or info.shape is None:
+            raise planish.Error(
+                "invalid_argument",
+                f"input '{info.name}' is {info.dtype}: noise says nothing about its range",
+                "call Builder.set_calibration with real inputs",
+            )
     random = np.random.default_rng(0)
-    samples = []
-    for _ in range(_SYNTHETIC_SAMPLES):
-        sample = {}
-        for info in planish.load(plan, device="cpu").inputs:
-            if not str(info.dtype).startswith("float") or info.shape is None:
-                raise planish.Error(
-                    "invalid_argument",
-                    f"input '{info.name}' is {info.dtype}: noise says nothing about its range",
-                    "call Builder.set_calibration with real inputs",
-                )
-            shape = [d if isinstance(d, int) else 1 for d in info.shape]
-            sample[info.name] = random.standard_normal(shape).astype(str(info.dtype))
-        samples.append(sample)
-    return samples
+
+    def noise(info: planish.TensorInfo) -> np.ndarray:
+        shape = [d if isinstance(d, int) else 1 for d in info.shape]
+        return random.standard_normal(shape).astype(str(info.dtype))
+
+    return [{info.name: noise(info) for info in inputs} for _ in range(_SYNTHETIC_SAMPLES)]
 
 
 class ICudaEngine_Create_t:

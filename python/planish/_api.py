@@ -9,10 +9,10 @@ from typing import Any, Union
 import numpy as np
 
 from . import _export, _planish
-from ._arrays import DTypeName, Feeds, empty_like_on_gpu, to_user
+from ._arrays import DTypeName, Feeds, empty_like_on_gpu, feeds_of, to_user
 from ._calibration import samples_of
 from ._errors import Error
-from ._progress import ProgressBar
+from ._progress import reported
 
 PathLike = Union[str, "os.PathLike[str]"]
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "auto")
@@ -302,17 +302,7 @@ def build(
     ranges = _shape_ranges(shapes)
     if output is not None:
         _planish.check_writable(os.fspath(output))
-    bar = ProgressBar() if progress is True else None
-    feeds = []
-    for sample in samples or ():
-        feeds.append(Feeds())
-        for name, value in sample.items():
-            feeds[-1].add(name, value)
-    calibration_feeds = []
-    for sample in samples_of(calibration):
-        calibration_feeds.append(Feeds())
-        for name, value in sample.items():
-            calibration_feeds[-1].add(name, value)
+    sample_feeds, calibration_feeds = feeds_of(samples or ()), feeds_of(samples_of(calibration))
     options = {
         "calibration": [f.rows for f in calibration_feeds],
         "calibration_method": calibration_method,
@@ -333,28 +323,12 @@ def build(
         "disabled_passes": list(disabled_passes),
         "disabled_implementations": list(disabled_implementations),
         "only_reference": only_reference,
-        "samples": [f.rows for f in feeds],
-        "progress": (bar if bar.active else None) if bar else (progress if callable(progress) else None),
+        "samples": [f.rows for f in sample_feeds],
     }
-    try:
-        with _export.temporary_folder() as folder:
-            if _export.is_torch_module(model):
-                model = _export.export_torch(model, example_inputs, ranges, folder, input_names, output_names)
-            elif _export.is_model_proto(model):
-                model = _export.serialise_proto(model, folder)
-            if isinstance(model, (bytes, bytearray, memoryview)):
-                raw = _planish.build_bytes(bytes(model), options)
-            elif isinstance(model, (str, os.PathLike)):
-                raw = _planish.build_path(os.fspath(model), options)
-            else:
-                raise Error(
-                    "invalid_argument",
-                    f"cannot build from a {type(model).__name__}",
-                    "give a path, bytes, an onnx.ModelProto or a torch.nn.Module",
-                )
-    finally:
-        if bar is not None:
-            bar.close()
+    exported = _export.portable(model, "build from", example_inputs, ranges, input_names, output_names)
+    with reported(progress) as options["progress"], exported as source:
+        native = _planish.build_bytes if isinstance(source, bytes) else _planish.build_path
+        raw = native(source, options)
     plan = Plan(raw)
     if output is not None:
         plan.save(output)

@@ -3,6 +3,7 @@ memory is contiguous and on the CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,16 @@ def empty_like_on_gpu(example: Any, dtype: str, shape: tuple) -> Any:
         f"no way to make outputs as {type(example).__name__} on the GPU",
         "give the arrays to write into: outputs=",
     )
+
+
+def feeds_of(samples: Iterable[Mapping[str, Any]]) -> list[Feeds]:
+    """The feeds of each sample. They own the memory that their rows point to."""
+    result = []
+    for sample in samples:
+        result.append(Feeds())
+        for name, value in sample.items():
+            result[-1].add(name, value)
+    return result
 
 
 class Feeds:

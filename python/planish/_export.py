@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ._errors import Error
@@ -99,3 +100,30 @@ def serialise_proto(model: Any, folder: str) -> bytes | str:
 
 def temporary_folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="planish-")
+
+
+@contextmanager
+def portable(
+    model: Any,
+    verb: str,
+    example_inputs: Any,
+    shapes: Mapping[str, Any],
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Iterator[bytes | str]:
+    """`model` as bytes or as the path of a file, which may end with the context. `verb` says what is done to it."""
+    with temporary_folder() as folder:
+        if is_torch_module(model):
+            model = export_torch(model, example_inputs, shapes, folder, input_names, output_names)
+        elif is_model_proto(model):
+            model = serialise_proto(model, folder)
+        if isinstance(model, (bytes, bytearray, memoryview)):
+            yield bytes(model)
+        elif isinstance(model, (str, os.PathLike)):
+            yield os.fspath(model)
+        else:
+            raise Error(
+                "invalid_argument",
+                f"cannot {verb} a {type(model).__name__}",
+                "give a path, bytes, an onnx.ModelProto or a torch.nn.Module",
+            )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 
 class ProgressBar:
@@ -38,3 +40,15 @@ class ProgressBar:
         if self._active and self._drawn:
             self._stream.write("\r\x1b[2K")
             self._stream.flush()
+
+
+@contextmanager
+def reported(progress: bool | Callable[[str, str, float], Any]) -> Iterator[Callable[[str, str, float], Any] | None]:
+    """What the compiler is to call with (stage, detail, fraction): the caller's function, or for True a bar on a
+    terminal, which is gone at the end; None: nothing."""
+    bar = ProgressBar() if progress is True else None
+    try:
+        yield (bar if bar.active else None) if bar else (progress if callable(progress) else None)
+    finally:
+        if bar is not None:
+            bar.close()

@@ -8,9 +8,9 @@ from typing import Any
 
 from . import _export, _planish
 from ._api import PathLike, Plan, _shape_ranges, build
-from ._arrays import Feeds, to_user
+from ._arrays import feeds_of, to_user
 from ._errors import Error
-from ._progress import ProgressBar
+from ._progress import reported
 
 
 class Pruned:
@@ -95,12 +95,7 @@ def prune(
     ranges = _shape_ranges(shapes)
     if output is not None:
         _planish.check_writable(os.fspath(output))
-    feeds = []
-    for sample in calibration if calibration is not None else ():
-        feeds.append(Feeds())
-        for name, value in sample.items():
-            feeds[-1].add(name, value)
-    bar = ProgressBar() if progress is True else None
+    feeds = feeds_of(calibration if calibration is not None else ())
     options = {
         "ratio": 0.5 if ratio is None else float(ratio),
         "speedup": 0.0 if speedup is None else float(speedup),
@@ -116,29 +111,13 @@ def prune(
         "measure": measure,
         "shapes": ranges,
         "threads": threads or 0,
-        "progress": (bar if bar.active else None) if bar else (progress if callable(progress) else None),
     }
-    try:
-        with _export.temporary_folder() as folder:
-            if _export.is_torch_module(model):
-                model = _export.export_torch(model, example_inputs, ranges, folder, None, None)
-            elif _export.is_model_proto(model):
-                model = _export.serialise_proto(model, folder)
-            if isinstance(model, Plan):
-                model = model.bytes()
-            if isinstance(model, (bytes, bytearray, memoryview)):
-                pruned = Pruned(_planish.prune_bytes(bytes(model), options))
-            elif isinstance(model, (str, os.PathLike)):
-                pruned = Pruned(_planish.prune_path(os.fspath(model), options))
-            else:
-                raise Error(
-                    "invalid_argument",
-                    f"cannot prune a {type(model).__name__}",
-                    "give a path, bytes, an onnx.ModelProto or a torch.nn.Module",
-                )
-    finally:
-        if bar is not None:
-            bar.close()
+    if isinstance(model, Plan):
+        model = model.bytes()
+    exported = _export.portable(model, "prune", example_inputs, ranges)
+    with reported(progress) as options["progress"], exported as source:
+        native = _planish.prune_bytes if isinstance(source, bytes) else _planish.prune_path
+        pruned = Pruned(native(source, options))
     if output is not None and os.fspath(output).endswith(".onnx"):
         pruned.save_onnx(output)
     elif output is not None:

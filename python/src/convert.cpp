@@ -2,6 +2,7 @@
 #include "convert.hpp"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -114,6 +115,33 @@ nb::object to_python(RefValue value) {
         return items;
     }
     return tensor_to_python(std::move(value.tensor));
+}
+
+std::vector<TensorMap> samples_of(nb::handle list) {
+    std::vector<TensorMap> samples;
+    for (nb::handle sample : nb::cast<nb::list>(list)) {
+        TensorMap map;
+        for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
+        samples.push_back(std::move(map));
+    }
+    return samples;
+}
+
+std::map<std::string, ShapeRange> shapes_of(nb::handle ranges) {
+    std::map<std::string, ShapeRange> shapes;
+    for (auto& [name, range] : nb::cast<std::map<std::string, std::vector<Dims>>>(ranges))
+        shapes[name] = {range.at(0), range.at(1), range.at(2)};
+    return shapes;
+}
+
+std::function<bool(const Progress&)> progress_of(nb::object function) {
+    return [function](const Progress& p) {
+        const nb::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        if (function.is_none()) return true;
+        const nb::object answer = function(std::string(p.stage), std::string(p.detail), p.fraction);
+        return !answer.is(nb::handle(Py_False));
+    };
 }
 
 }  // namespace planish::python

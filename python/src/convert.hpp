@@ -5,7 +5,9 @@
 
 #include <nanobind/nanobind.h>
 
+#include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,5 +26,40 @@ std::map<std::string, RefValue> from_feeds(nb::dict feeds);
 /// the package reinterprets; (shape, [str]) for strings; a list for a sequence; None for an empty optional.
 /// Returned as (dtype name, object).
 nb::object to_python(RefValue value);
+
+// ---- Of the dicts of options that the package's Python side assembles ----
+
+/// One map for each dict of feeds in a list, borrowed like them.
+std::vector<TensorMap> samples_of(nb::handle list);
+/// Name -> [min, opt, max].
+std::map<std::string, ShapeRange> shapes_of(nb::handle ranges);
+/// `function` may be None: then, too, it lets Ctrl-C end a long piece of work.
+std::function<bool(const Progress&)> progress_of(nb::object function);
+
+inline std::span<const std::byte> span_of(const nb::bytes& bytes) {
+    return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
+}
+
+/// `make(options)` without the GIL. `options.progress` holds Python objects: it goes while the GIL is held.
+template <typename Options, typename Make>
+auto without_gil(Options options, Make&& make) {
+    struct Restore {
+        Options& options;
+        ~Restore() { options.progress = nullptr; }
+    } restore{options};
+    const nb::gil_scoped_release release;
+    return make(options);
+}
+
+/// What `make()` gives without the GIL, as bytes.
+template <typename Make>
+nb::bytes bytes_without_gil(Make&& make) {
+    std::vector<std::byte> bytes;
+    {
+        const nb::gil_scoped_release release;
+        bytes = make();
+    }
+    return nb::bytes(bytes.data(), bytes.size());
+}
 
 }  // namespace planish::python

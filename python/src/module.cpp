@@ -21,10 +21,6 @@
 namespace planish::python {
 namespace {
 
-std::span<const std::byte> span_of(const nb::bytes& bytes) {
-    return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
-}
-
 /// planish::Error -> planish.Error(code, message, hint).
 void translate(const std::exception_ptr& thrown, void*) {
     try {
@@ -294,9 +290,7 @@ BuildOptions build_options(nb::dict given) {
     BuildOptions options;
     options.targets = nb::cast<std::vector<std::string>>(given["targets"]);
     options.precision = nb::cast<std::string>(given["precision"]);
-    using Range = std::vector<Dims>;
-    for (auto& [name, range] : nb::cast<std::map<std::string, Range>>(given["shapes"]))
-        options.shapes[name] = {range.at(0), range.at(1), range.at(2)};
+    options.shapes = shapes_of(given["shapes"]);
     options.threads = nb::cast<int>(given["threads"]);
     options.optimization_level = nb::cast<int>(given["optimization_level"]);
     options.timing_cache = nb::cast<std::string>(given["timing_cache"]);
@@ -307,43 +301,16 @@ BuildOptions build_options(nb::dict given) {
     options.disabled_passes = nb::cast<std::vector<std::string>>(given["disabled_passes"]);
     options.disabled_implementations = nb::cast<std::vector<std::string>>(given["disabled_implementations"]);
     options.only_reference = nb::cast<bool>(given["only_reference"]);
-    for (nb::handle sample : nb::cast<nb::list>(given["samples"])) {
-        TensorMap map;
-        for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
-        options.samples.push_back(std::move(map));
-    }
+    options.samples = samples_of(given["samples"]);
     CalibrationOptions& calibration = options.calibration;
-    for (nb::handle sample : nb::cast<nb::list>(given["calibration"])) {
-        TensorMap map;
-        for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
-        calibration.samples.push_back(std::move(map));
-    }
+    calibration.samples = samples_of(given["calibration"]);
     calibration.method = nb::cast<std::string>(given["calibration_method"]);
     calibration.table = nb::cast<std::string>(given["calibration_table"]);
     calibration.save_table = nb::cast<std::string>(given["save_calibration_table"]);
     calibration.layer_precision = nb::cast<StringPairs>(given["layer_precision"]);
     calibration.accuracy_budget = nb::cast<double>(given["accuracy_budget"]);
-    const nb::object progress = given["progress"];
-    // Also without a progress function: lets Ctrl-C end a long build.
-    options.progress = [progress](const Progress& p) {
-        const nb::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        if (progress.is_none()) return true;
-        const nb::object answer = progress(std::string(p.stage), std::string(p.detail), p.fraction);
-        return !answer.is(nb::handle(Py_False));
-    };
+    options.progress = progress_of(given["progress"]);
     return options;
-}
-
-template <typename Build>
-Plan build_without_gil(nb::dict given, Build&& build) {
-    BuildOptions options = build_options(given);
-    struct Restore {  // the options hold Python objects: they must go while the GIL is held
-        BuildOptions& options;
-        ~Restore() { options.progress = nullptr; }
-    } restore{options};
-    const nb::gil_scoped_release release;
-    return build(options);
 }
 
 LoadOptions load_options(const std::string& device, int threads, int cached_shapes, bool only_reference) {
@@ -360,15 +327,7 @@ NB_MODULE(_planish, m) {
         .def(
             "save", [](const Plan& plan, const std::string& path) { plan.save(path); },
             nb::call_guard<nb::gil_scoped_release>())
-        .def("bytes",
-             [](const Plan& plan) {
-                 std::vector<std::byte> bytes;
-                 {
-                     const nb::gil_scoped_release release;
-                     bytes = plan.bytes();
-                 }
-                 return nb::bytes(bytes.data(), bytes.size());
-             })
+        .def("bytes", [](const Plan& plan) { return bytes_without_gil([&] { return plan.bytes(); }); })
         .def(
             "export_onnx", [](const Plan& plan, const std::string& path) { export_onnx(plan, path); },
             nb::call_guard<nb::gil_scoped_release>())
@@ -381,10 +340,11 @@ NB_MODULE(_planish, m) {
         [](const std::string& plan, const std::string& path) { export_onnx(std::filesystem::path(plan), path); },
         nb::call_guard<nb::gil_scoped_release>());
     m.def("build_path", [](const std::string& path, nb::dict options) {
-        return build_without_gil(options, [&](const BuildOptions& o) { return build(std::filesystem::path(path), o); });
+        return without_gil(build_options(options),
+                           [&](const BuildOptions& o) { return build(std::filesystem::path(path), o); });
     });
     m.def("build_bytes", [](const nb::bytes& model, nb::dict options) {
-        return build_without_gil(options, [&](const BuildOptions& o) { return build(span_of(model), o); });
+        return without_gil(build_options(options), [&](const BuildOptions& o) { return build(span_of(model), o); });
     });
 
     bind_prune(m);

@@ -52,42 +52,17 @@ PruneOptions prune_options(nb::dict given) {
     options.global = nb::cast<bool>(given["global"]);
     options.criterion = nb::cast<std::string>(given["criterion"]);
     options.multiple = nb::cast<int>(given["multiple"]);
-    for (nb::handle sample : nb::cast<nb::list>(given["calibration"])) {
-        TensorMap map;
-        for (auto& [name, value] : from_feeds(nb::cast<nb::dict>(sample))) map[name] = value.tensor;
-        options.calibration.push_back(std::move(map));
-    }
+    options.calibration = samples_of(given["calibration"]);
     options.reconstruct = nb::cast<bool>(given["reconstruct"]);
     options.ridge = nb::cast<double>(given["ridge"]);
     options.rows = nb::cast<int64_t>(given["rows"]);
     options.keep = nb::cast<std::vector<std::string>>(given["keep"]);
     options.keep_parameters = nb::cast<bool>(given["keep_parameters"]);
-    using Range = std::vector<Dims>;
-    for (auto& [name, range] : nb::cast<std::map<std::string, Range>>(given["shapes"]))
-        options.shapes[name] = {range.at(0), range.at(1), range.at(2)};
+    options.shapes = shapes_of(given["shapes"]);
     options.measure = nb::cast<bool>(given["measure"]);
     options.threads = nb::cast<int>(given["threads"]);
-    const nb::object progress = given["progress"];
-    // Also without a progress function: lets Ctrl-C end a long run.
-    options.progress = [progress](const Progress& p) {
-        const nb::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw nb::python_error();
-        if (progress.is_none()) return true;
-        const nb::object answer = progress(std::string(p.stage), std::string(p.detail), p.fraction);
-        return !answer.is(nb::handle(Py_False));
-    };
+    options.progress = progress_of(given["progress"]);
     return options;
-}
-
-template <typename Prune>
-Pruned prune_without_gil(nb::dict given, Prune&& prune) {
-    PruneOptions options = prune_options(given);
-    struct Restore {  // the options hold Python objects: they must go while the GIL is held
-        PruneOptions& options;
-        ~Restore() { options.progress = nullptr; }
-    } restore{options};
-    const nb::gil_scoped_release release;
-    return prune(options);
 }
 
 /// Every constant by its name.
@@ -111,26 +86,18 @@ nb::dict groups(const Pruned& pruned) {
 void bind_prune(nb::module_& m) {
     nb::class_<Pruned>(m, "Pruned")
         .def("report", [](const Pruned& pruned) { return to_dict(pruned.report()); })
-        .def("onnx_bytes",
-             [](const Pruned& pruned) {
-                 std::vector<std::byte> bytes;
-                 {
-                     const nb::gil_scoped_release release;
-                     bytes = pruned.onnx_bytes();
-                 }
-                 return nb::bytes(bytes.data(), bytes.size());
-             })
+        .def("onnx_bytes", [](const Pruned& pruned) { return bytes_without_gil([&] { return pruned.onnx_bytes(); }); })
         .def(
             "save_onnx", [](const Pruned& pruned, const std::string& path) { pruned.save_onnx(path); },
             nb::call_guard<nb::gil_scoped_release>())
         .def("constants", &constants)
         .def("groups", &groups);
     m.def("prune_path", [](const std::string& path, nb::dict options) {
-        return prune_without_gil(options, [&](const PruneOptions& o) { return prune(std::filesystem::path(path), o); });
+        return without_gil(prune_options(options),
+                           [&](const PruneOptions& o) { return prune(std::filesystem::path(path), o); });
     });
     m.def("prune_bytes", [](const nb::bytes& model, nb::dict options) {
-        const std::span bytes(static_cast<const std::byte*>(model.data()), model.size());
-        return prune_without_gil(options, [&](const PruneOptions& o) { return prune(bytes, o); });
+        return without_gil(prune_options(options), [&](const PruneOptions& o) { return prune(span_of(model), o); });
     });
 }
 
