@@ -63,7 +63,7 @@ struct Problem {
         return e;
     }
 
-    GemmI8Shape shape;
+    GemmShape shape;
     int64_t ldb;
     std::vector<uint8_t> a;
     std::vector<int8_t> b;

@@ -172,8 +172,7 @@ std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, c
     Terms t;
     read_gemm(region, *quantized, product, t);
     const GemmShape& s = product->shape;
-    auto plan =
-        std::make_shared<const GemmI8Plan>(GemmI8Shape{s.m, s.n, s.k}, t.epilogue.ops, t.result, environment.isa);
+    auto plan = std::make_shared<const GemmI8Plan>(s, t.epilogue.ops, t.result, environment.isa);
     const PackLayout& layout = plan->b_layout();
     const int64_t row = product->transposed ? s.k : s.n;
     const Tensor packed = packed_bytes(

@@ -27,7 +27,8 @@ std::pair<int, int> inside(int64_t origin, int64_t extent, int64_t size) {
     return {static_cast<int>(first), static_cast<int>(last)};
 }
 
-// Most columns per tile, then the fewest left over.
+}  // namespace
+
 int64_t choose_columns(int64_t width, int64_t most) {
     if (width <= most) return width;
     for (int64_t columns = most; columns > most / 2; --columns)
@@ -35,8 +36,6 @@ int64_t choose_columns(int64_t width, int64_t most) {
     const int64_t tiles = (width + most - 1) / most;
     return (width + tiles - 1) / tiles;
 }
-
-}  // namespace
 
 PackLayout depthwise_weight_layout(const DepthwiseShape& s) {
     return {s.kernel_h * s.kernel_w, s.channels, kBlock, kBlock};

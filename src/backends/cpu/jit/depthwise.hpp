@@ -35,6 +35,9 @@ struct DepthwiseShape {
     friend bool operator==(const DepthwiseShape&, const DepthwiseShape&) = default;
 };
 
+/// Of how many columns tiles of a row of `width` have: most of at most `most`, then the fewest left over.
+int64_t choose_columns(int64_t width, int64_t most);
+
 /// Packed weights are [ceil(channels / 16)][kernel_h * kernel_w][16], zeros past the last channel: the transposed
 /// weights in panels of one vector, whatever the instruction set.
 PackLayout depthwise_weight_layout(const DepthwiseShape& shape);

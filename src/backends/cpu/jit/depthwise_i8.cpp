@@ -41,15 +41,6 @@ std::vector<std::pair<int64_t, int>> cut_channels(int64_t channels, int widest) 
     return blocks;
 }
 
-// Most columns per tile, then the fewest left over.
-int64_t choose_columns(int64_t width, int64_t most) {
-    if (width <= most) return width;
-    for (int64_t columns = most; columns > most / 2; --columns)
-        if (width % columns == 0) return columns;
-    const int64_t tiles = (width + most - 1) / most;
-    return (width + tiles - 1) / tiles;
-}
-
 }  // namespace
 
 struct DepthwiseI8Plan::Impl {

@@ -16,7 +16,7 @@ class ThreadPool;
 
 namespace planish::cpu {
 
-/// C[m x n] = A[m x k] * B[k x n]; strides in floats, 0 = contiguous.
+/// C[m x n] = A[m x k] * B[k x n]; strides in elements, 0 = contiguous.
 struct GemmShape {
     int64_t m = 0, n = 0, k = 0;
     int64_t lda = 0;  ///< between rows of A

@@ -17,7 +17,7 @@ constexpr int64_t kOneSegment[1] = {0};
 // Less work than this is not worth waking a thread for: about 10 microseconds of one core.
 constexpr double kProductsPerThread = 2e6, kBytesPerThread = 2e5;
 
-void check(const GemmI8Shape& shape, Isa isa) {
+void check(const GemmShape& shape, Isa isa) {
     if (isa < Isa::avx2) {
         fail(ErrorCode::unsupported, "generated matrix products need AVX2, not " + std::string(to_string(isa)),
              "use the reference implementation on this machine");
@@ -30,12 +30,12 @@ void check(const GemmI8Shape& shape, Isa isa) {
 }  // namespace
 
 struct GemmI8Plan::Impl {
-    GemmI8Shape shape;
+    GemmShape shape;
     ByteEpilogue epilogue;
     TileLoop loop;
 };
 
-GemmI8Plan::GemmI8Plan(const GemmI8Shape& shape, PostOps post_ops, const std::optional<ByteFormat>& result, Isa isa,
+GemmI8Plan::GemmI8Plan(const GemmShape& shape, PostOps post_ops, const std::optional<ByteFormat>& result, Isa isa,
                        PanelWidth width) {
     check(shape, isa);
     auto impl = std::make_unique<Impl>(Impl{shape, ByteEpilogue(std::move(post_ops), result), {}});
@@ -52,7 +52,7 @@ GemmI8Plan::~GemmI8Plan() = default;
 GemmI8Plan::GemmI8Plan(GemmI8Plan&&) noexcept = default;
 GemmI8Plan& GemmI8Plan::operator=(GemmI8Plan&&) noexcept = default;
 
-const GemmI8Shape& GemmI8Plan::shape() const {
+const GemmShape& GemmI8Plan::shape() const {
     return impl_->shape;
 }
 const PackLayout& GemmI8Plan::b_layout() const {
@@ -73,7 +73,7 @@ ColumnTerms GemmI8Plan::terms(const int8_t* packed, const ByteFormat& a, std::sp
 
 void GemmI8Plan::run(const uint8_t* a, const int8_t* packed_b, const ColumnTerms& terms, void* c,
                      std::span<const float* const> operands, ThreadPool& pool, int max_threads) const {
-    const GemmI8Shape& s = impl_->shape;
+    const GemmShape& s = impl_->shape;
     const TileLoop& loop = impl_->loop;
     TileLoop::Call call;
     call.a = reinterpret_cast<const float*>(a);

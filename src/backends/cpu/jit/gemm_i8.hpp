@@ -8,34 +8,24 @@
 #include <span>
 
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/jit/gemm.hpp"
 #include "backends/cpu/jit/i8_product.hpp"
 #include "backends/cpu/jit/pack.hpp"
 #include "backends/cpu/jit/post_op.hpp"
 
-namespace planish {
-class ThreadPool;
-}
-
 namespace planish::cpu {
-
-/// C[m x n] = A[m x k] * B[k x n]; strides in elements, 0 = contiguous.
-struct GemmI8Shape {
-    int64_t m = 0, n = 0, k = 0;
-    int64_t lda = 0;  ///< between rows of A
-    int64_t ldc = 0;  ///< between rows of C and of every tensor operand
-};
 
 /// As GemmPlan, for A in bytes and B in signed ones; the sums are exact. 1 <= k <= kMostByteProducts.
 class GemmI8Plan {
   public:
     /// `result`: how C is stored in bytes; nullopt: as float32.
-    GemmI8Plan(const GemmI8Shape& shape, PostOps post_ops, const std::optional<ByteFormat>& result, Isa isa,
+    GemmI8Plan(const GemmShape& shape, PostOps post_ops, const std::optional<ByteFormat>& result, Isa isa,
                PanelWidth width = {});
     ~GemmI8Plan();
     GemmI8Plan(GemmI8Plan&&) noexcept;
     GemmI8Plan& operator=(GemmI8Plan&&) noexcept;
 
-    const GemmI8Shape& shape() const;
+    const GemmShape& shape() const;
     /// In steps of four rows and elements of four bytes.
     const PackLayout& b_layout() const;
     /// B[row][column] = b[row*ldb + column], or b[column*ldb + row] when `transposed`. `packed`: 4 * b_layout().size()

@@ -11,8 +11,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "backends/cpu/jit/epilogue.hpp"
-#include "backends/cpu/jit/jit_code.hpp"
+#include "backends/cpu/jit/tile_kernel.hpp"
 #include "planish/error.hpp"
 
 namespace planish::cpu {
@@ -21,89 +20,29 @@ namespace {
 using Xbyak::Reg64;
 using Xbyak::RegExp;
 using Xbyak::Xmm;
-using Xbyak::Ymm;
-using Xbyak::Zmm;
 
-// Lanes of 8 int32 whose first `tail` are set begin at kTailMasks + 8 - tail.
-alignas(64) constexpr int32_t kTailMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-
-class GemmI8KernelGenerator : public JitCode {
+class GemmI8KernelGenerator final : public TileKernel {
   public:
     explicit GemmI8KernelGenerator(const GemmI8KernelKey& key)
-        : JitCode(4096),
-          key_(key),
-          avx512_(key.isa >= Isa::avx512),
-          vector_bytes_(vector_floats(key.isa) * 4),
-          element_(key.result.bytes ? 1 : 4),
-          tile_{key.rows, key.vectors, key.tail != 0, 0, key.rows * key.vectors, key.tail},
-          epilogue_(*this, key.isa, key.vnni) {
+        : TileKernel(key.isa, {key.rows, key.vectors, key.tail != 0, 0, key.rows * key.vectors, key.tail},
+                     {key.steps.load, key.steps.overlap, key.prefetch_lines}, key.result.bytes ? 1 : 4, key.vnni),
+          key_(key) {
         generate();
         publish(kernel_name(key));
     }
 
   private:
-    static constexpr int kUnroll = kPrefetchSteps;
-    // Stack slots.
-    static constexpr int kSlotTensorOffset = 0, kSlotTiles = 8, kSlotMask = 16, kFrame = 24;
-
-    Xmm reg(int r) const { return avx512_ ? Xmm(Zmm(r)) : Xmm(Ymm(r)); }
-    RegExp arg(size_t offset) const { return args_ + static_cast<int>(offset); }
     int tail(int v) const { return v + 1 == tile_.vectors ? key_.tail : 0; }
 
-    void generate() {
-        const std::array<Reg64, 6> saved = {rbx, rbp, r12, r13, r14, r15};
-        for (const Reg64& r : saved) push(r);
-        sub(rsp, kFrame);
-        load_mask();
-        mov(a_, ptr[arg(offsetof(GemmKernelArgs, a))]);
-        mov(c_, ptr[arg(offsetof(GemmKernelArgs, c))]);
-        mov(prefetch_, ptr[arg(offsetof(GemmKernelArgs, prefetch))]);
-        mov(rax, ptr[arg(offsetof(GemmKernelArgs, tensor_offset))]);
-        mov(ptr[rsp + kSlotTensorOffset], rax);
-        mov(rax, ptr[arg(offsetof(GemmKernelArgs, tiles))]);
-        mov(ptr[rsp + kSlotTiles], rax);
-
-        Xbyak::Label next_tile;
-        align(16);
-        L(next_tile);
-        begin_sums();
-        emit_products();
-        finish_tile();
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
-        imul(stride_, stride_, tile_.rows);
-        add(a_, stride_);
-        dec(qword[rsp + kSlotTiles]);
-        jnz(next_tile, T_NEAR);
-
-        vzeroupper();
-        add(rsp, kFrame);
-        for (size_t i = saved.size(); i-- > 0;) pop(saved[i]);
-        ret();
-        epilogue_.emit_tables();
-    }
-
-    void load_mask() {
+    void load_mask() override {
         if (key_.tail == 0) return;
         if (avx512_) {
             mov(eax, (1 << key_.tail) - 1);
             kmovw(k1, eax);
         } else {
             mov(rax, reinterpret_cast<size_t>(kTailMasks + 8 - key_.tail));
-            mov(ptr[rsp + kSlotMask], rax);
+            mov(ptr[mask_slot()], rax);
         }
-    }
-
-    EpilogueContext context() const {
-        EpilogueContext c;
-        c.operands = arg(offsetof(GemmKernelArgs, operands));
-        c.column_offset = arg(offsetof(GemmKernelArgs, column_offset));
-        c.tensor_offset = counter_;
-        c.rows = {row_, stride_};
-        c.scratch = b_;
-        c.tail_mask = rsp + kSlotMask;
-        c.tail_opmask = k1;
-        c.element = element_;
-        return c;
     }
 
     void point_at_column(const Reg64& to, size_t array) {
@@ -111,71 +50,17 @@ class GemmI8KernelGenerator : public JitCode {
         add(to, ptr[arg(offsetof(GemmKernelArgs, column_offset))]);
     }
 
-    void point_rows_at_c() {
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, ldc))]);
-        mov(row_[0], c_);
-        RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, b_);
-    }
-
     // C's lines are fetched for writing before the products, so that the stores at the end find them in L1.
-    void begin_sums() {
+    void begin_sums() override {
         point_rows_at_c();
         point_at_column(counter_, offsetof(GemmKernelArgs, start));
         for (int v = 0; v < tile_.vectors; ++v) vmovups(reg(tile_.at(0, v)), ptr[counter_ + v * vector_bytes_]);
         for (int i = 0; i < tile_.rows; ++i) {
             for (int v = 0; v < tile_.vectors; ++v) {
-                const int at = v * vector_bytes_ / 4 * element_;
-                if (at % 64 == 0) prefetchw(ptr[RowPointers{row_, stride_}.at(i, at)]);
+                if (c_bytes(v) % 64 == 0) prefetchw(ptr[rows().at(i, c_bytes(v))]);
                 if (i > 0) vmovaps(reg(tile_.at(i, v)), reg(tile_.at(0, v)));
             }
         }
-    }
-
-    void emit_products() {
-        mov(b_, ptr[arg(offsetof(GemmKernelArgs, b))]);
-        mov(segment_, ptr[arg(offsetof(GemmKernelArgs, segment_offsets))]);
-        mov(segments_left_, ptr[arg(offsetof(GemmKernelArgs, segments))]);
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
-
-        Xbyak::Label next_segment, unrolled, remainder, single, done;
-        L(next_segment);
-        mov(row_[0], ptr[segment_]);
-        add(row_[0], a_);
-        add(segment_, 8);
-        RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, counter_);
-        mov(counter_, ptr[arg(offsetof(GemmKernelArgs, k))]);
-        sub(counter_, kUnroll + (key_.steps.overlap > 0 ? 1 : 0));
-        jl(remainder, T_NEAR);
-        align(32);
-        L(unrolled);
-        for (int u = 0; u < kUnroll; ++u) {
-            for (int line = u; line < key_.prefetch_lines; line += kUnroll) prefetcht1(ptr[prefetch_ + line * 64]);
-            emit_step(u, 0);
-        }
-        if (key_.prefetch_lines > 0) add(prefetch_, 64 * key_.prefetch_lines);
-        advance(kUnroll);
-        sub(counter_, kUnroll);
-        jge(unrolled, T_NEAR);
-        L(remainder);
-        add(counter_, kUnroll);
-        jz(done, T_NEAR);
-        L(single);
-        emit_step(0, 0);
-        advance(1);
-        dec(counter_);
-        jnz(single, T_NEAR);
-        L(done);
-        if (key_.steps.overlap > 0) {
-            emit_step(0, -key_.steps.overlap);
-            add(b_, tile_.vectors * vector_bytes_);
-        }
-        dec(segments_left_);
-        jnz(next_segment, T_NEAR);
-    }
-
-    void advance(int steps) {
-        for (int j = 0; 3 * j < tile_.rows; ++j) add(row_[static_cast<size_t>(j)], key_.steps.load * steps);
-        add(b_, tile_.vectors * vector_bytes_ * steps);
     }
 
     void broadcast(int dst, const Xbyak::Address& bytes) {
@@ -184,10 +69,8 @@ class GemmI8KernelGenerator : public JitCode {
         vpbroadcastb(reg(dst), bytes);
     }
 
-    /// sum(i, v) += A(i, step) * B(step, v)
-    void emit_step(int step, int displacement) {
-        const RowPointers rows{row_, stride_};
-        const auto a = [&](int i) { return ptr[rows.at(i, key_.steps.load * step + displacement)]; };
+    void emit_step(int step, int displacement) override {
+        const auto a = [&](int i) { return ptr[rows().at(i, key_.steps.load * step + displacement)]; };
         const auto b = [&](int v) { return ptr[b_ + (step * tile_.vectors + v) * vector_bytes_]; };
         if (!key_.vnni) return emit_widened_step(a, b);
         const int first_b = tile_.count(), first_a = first_b + tile_.vectors;
@@ -227,30 +110,7 @@ class GemmI8KernelGenerator : public JitCode {
         }
     }
 
-    void finish_tile() {
-        rescale();
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, ldc))]);
-        mov(counter_, ptr[rsp + kSlotTensorOffset]);
-        epilogue_.apply(key_.post_ops, tile_, context());
-        if (key_.result.bytes) clamp();
-        point_rows_at_c();
-        const RowPointers rows{row_, stride_};
-        for (int i = 0; i < tile_.rows; ++i) {
-            for (int v = 0; v < tile_.vectors; ++v) {
-                const RegExp at = rows.at(i, v * vector_bytes_ / 4 * element_);
-                if (key_.result.bytes) {
-                    epilogue_.store_bytes(at, tile_.at(i, v), tail(v), context(), tile_.temp(0));
-                } else {
-                    epilogue_.store(at, tile_.at(i, v), tail(v) != 0, context(), tile_.temp(0));
-                }
-            }
-        }
-        imul(stride_, stride_, tile_.rows);
-        add(c_, stride_);
-        add(ptr[rsp + kSlotTensorOffset], stride_);
-    }
-
-    void rescale() {
+    void begin_results() override {
         point_at_column(counter_, offsetof(GemmKernelArgs, scale));
         point_at_column(b_, offsetof(GemmKernelArgs, bias));
         const Xmm scale = reg(tile_.temp(0)), bias = reg(tile_.temp(1));
@@ -262,6 +122,19 @@ class GemmI8KernelGenerator : public JitCode {
                 vcvtdq2ps(r, r);
                 vfmadd213ps(r, scale, bias);
             }
+        }
+    }
+
+    void apply_post_ops() override {
+        epilogue_.apply(key_.post_ops, tile_, context());
+        if (key_.result.bytes) clamp();
+    }
+
+    void store_result(const RegExp& address, int row, int vector) override {
+        if (key_.result.bytes) {
+            epilogue_.store_bytes(address, tile_.at(row, vector), tail(vector), context(), tile_.temp(0));
+        } else {
+            epilogue_.store(address, tile_.at(row, vector), tail(vector) != 0, context(), tile_.temp(0));
         }
     }
 
@@ -278,22 +151,6 @@ class GemmI8KernelGenerator : public JitCode {
     }
 
     const GemmI8KernelKey key_;
-    bool avx512_;
-    int vector_bytes_;
-    int element_;  ///< bytes of one of C
-    TileRegisters tile_;
-    EpilogueEmitter epilogue_;
-
-    const Reg64 args_ = rdi;
-    const Reg64 stride_ = rsi;
-    const std::array<Reg64, 5> row_ = {r8, r9, r10, r11, r12};
-    const Reg64 b_ = rax;        // position in the panel; scratch outside the products
-    const Reg64 counter_ = rcx;  // steps left in the segment; the tensor offset in the epilogue
-    const Reg64 segments_left_ = rdx;
-    const Reg64 segment_ = r13;
-    const Reg64 prefetch_ = r14;
-    const Reg64 a_ = rbx;  // the tile's first row
-    const Reg64 c_ = rbp;
 };
 
 /// All that the code depends on, as bytes: 0 and -0 are different constants, a NaN equals itself.

@@ -8,81 +8,33 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "backends/cpu/jit/epilogue.hpp"
-#include "backends/cpu/jit/jit_code.hpp"
+#include "backends/cpu/jit/tile_kernel.hpp"
 #include "planish/error.hpp"
 
 namespace planish::cpu {
 namespace {
 
-using Xbyak::Reg64;
 using Xbyak::RegExp;
 using Xbyak::Xmm;
-using Xbyak::Ymm;
 using Xbyak::Zmm;
-
-// Lanes of 8 int32 whose first `tail` are set begin at kTailMasks + 8 - tail.
-alignas(64) constexpr int32_t kTailMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
 // Transcendental post-ops need four registers beside the accumulators.
 constexpr int kEpilogueTemps = VectorMathEmitter::kTemps;
 
 /// Registers of a tile in the inner loop: rows*vectors accumulators, one row of B, and the rest for broadcasts of A.
 /// With none left for A (7x4 on AVX-512), A is the FMA's embedded-broadcast operand.
-class GemmKernelGenerator : public JitCode {
+class GemmKernelGenerator final : public TileKernel {
   public:
     explicit GemmKernelGenerator(const GemmKernelKey& key)
-        : JitCode(4096),
-          key_(key),
-          avx512_(key.isa >= Isa::avx512),
-          vector_bytes_(vector_floats(key.isa) * 4),
-          tile_{key.rows, key.vectors, key.masked, 0, key.rows * key.vectors},
-          epilogue_(*this, key.isa) {
+        : TileKernel(key.isa, {key.rows, key.vectors, key.masked, 0, key.rows * key.vectors},
+                     {4, 0, key.prefetch_lines}, 4),
+          key_(key) {
         generate();
         publish(kernel_name(key));
     }
 
   private:
-    static constexpr int kUnroll = kPrefetchSteps;
-    // Stack slots.
-    static constexpr int kSlotTensorOffset = 0, kSlotTiles = 8, kSlotMask = 16, kFrame = 24;
-
-    Xmm reg(int r) const { return avx512_ ? Xmm(Zmm(r)) : Xmm(Ymm(r)); }
-    RegExp arg(size_t offset) const { return args_ + static_cast<int>(offset); }
-
-    void generate() {
-        const std::array<Reg64, 6> saved = {rbx, rbp, r12, r13, r14, r15};
-        for (const Reg64& r : saved) push(r);
-        sub(rsp, kFrame);
-        load_mask();
-        mov(a_, ptr[arg(offsetof(GemmKernelArgs, a))]);
-        mov(c_, ptr[arg(offsetof(GemmKernelArgs, c))]);
-        mov(prefetch_, ptr[arg(offsetof(GemmKernelArgs, prefetch))]);
-        mov(rax, ptr[arg(offsetof(GemmKernelArgs, tensor_offset))]);
-        mov(ptr[rsp + kSlotTensorOffset], rax);
-        mov(rax, ptr[arg(offsetof(GemmKernelArgs, tiles))]);
-        mov(ptr[rsp + kSlotTiles], rax);
-
-        Xbyak::Label next_tile;
-        align(16);
-        L(next_tile);
-        begin_accumulators();
-        emit_products();
-        finish_tile();
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
-        imul(stride_, stride_, tile_.rows);
-        add(a_, stride_);
-        dec(qword[rsp + kSlotTiles]);
-        jnz(next_tile, T_NEAR);
-
-        vzeroupper();
-        add(rsp, kFrame);
-        for (size_t i = saved.size(); i-- > 0;) pop(saved[i]);
-        ret();
-        epilogue_.emit_tables();
-    }
-
-    void load_mask() {
+    void load_mask() override {
         if (!key_.masked) return;
         if (avx512_) {
             mov(rcx, ptr[arg(offsetof(GemmKernelArgs, tail))]);
@@ -95,29 +47,11 @@ class GemmKernelGenerator : public JitCode {
             mov(rcx, ptr[arg(offsetof(GemmKernelArgs, tail))]);
             shl(rcx, 2);
             sub(rax, rcx);
-            mov(ptr[rsp + kSlotMask], rax);
+            mov(ptr[mask_slot()], rax);
         }
     }
 
-    EpilogueContext context() const {
-        EpilogueContext c;
-        c.operands = arg(offsetof(GemmKernelArgs, operands));
-        c.column_offset = arg(offsetof(GemmKernelArgs, column_offset));
-        c.tensor_offset = counter_;
-        c.rows = {row_, stride_};
-        c.scratch = b_;
-        c.tail_mask = rsp + kSlotMask;
-        c.tail_opmask = k1;
-        return c;
-    }
-
     bool masked(int v) const { return key_.masked && v + 1 == tile_.vectors; }
-
-    void point_rows_at(const Reg64& first, size_t stride_offset) {
-        mov(stride_, ptr[arg(stride_offset)]);
-        mov(row_[0], first);
-        RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, b_);
-    }
 
     /// Whether the sums start at the bias, which saves adding it to each of them.
     bool starts_at_bias() const {
@@ -125,9 +59,8 @@ class GemmKernelGenerator : public JitCode {
     }
 
     // C's lines are fetched for writing before the products, so that the stores at the end find them in L1.
-    void begin_accumulators() {
-        point_rows_at(c_, offsetof(GemmKernelArgs, ldc));
-        const RowPointers rows{row_, stride_};
+    void begin_sums() override {
+        point_rows_at_c();
         if (starts_at_bias()) {
             mov(counter_, ptr[arg(offsetof(GemmKernelArgs, operands))]);
             mov(counter_, ptr[counter_ + key_.post_ops[0].operand * 8]);
@@ -137,10 +70,10 @@ class GemmKernelGenerator : public JitCode {
             for (int v = 0; v < tile_.vectors; ++v) {
                 const int r = tile_.at(i, v);
                 if (key_.accumulate) {
-                    epilogue_.load(r, rows.at(i, v * vector_bytes_), masked(v), context(), tile_.count());
+                    epilogue_.load(r, rows().at(i, c_bytes(v)), masked(v), context(), tile_.count());
                     continue;
                 }
-                if (v * vector_bytes_ % 64 == 0) prefetchw(ptr[rows.at(i, v * vector_bytes_)]);
+                if (c_bytes(v) % 64 == 0) prefetchw(ptr[rows().at(i, c_bytes(v))]);
                 if (starts_at_bias() && i == 0) {
                     epilogue_.load(r, counter_ + v * vector_bytes_, masked(v), context(), tile_.count());
                 } else if (starts_at_bias()) {
@@ -154,62 +87,23 @@ class GemmKernelGenerator : public JitCode {
         }
     }
 
-    void emit_products() {
-        mov(b_, ptr[arg(offsetof(GemmKernelArgs, b))]);
-        mov(segment_, ptr[arg(offsetof(GemmKernelArgs, segment_offsets))]);
-        mov(segments_left_, ptr[arg(offsetof(GemmKernelArgs, segments))]);
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, lda))]);
-
-        Xbyak::Label next_segment, unrolled, remainder, single, done;
-        if (key_.streams) {
-            mov(stride_, ptr[arg(offsetof(GemmKernelArgs, b_stream))]);
-            mov(streams_.bases[0], b_);
-            streams_.emit_spread(*this, tile_.vectors, counter_);
-        }
-        L(next_segment);
-        mov(row_[0], ptr[segment_]);
-        add(row_[0], a_);
-        add(segment_, 8);
-        RowPointers{row_, stride_}.emit_spread(*this, tile_.rows, counter_);
-        mov(counter_, ptr[arg(offsetof(GemmKernelArgs, k))]);
-        sub(counter_, kUnroll);
-        jl(remainder, T_NEAR);
-        align(32);
-        L(unrolled);
-        for (int u = 0; u < kUnroll; ++u) {
-            for (int line = u; line < key_.prefetch_lines; line += kUnroll) prefetcht1(ptr[prefetch_ + line * 64]);
-            emit_step(u);
-        }
-        if (key_.prefetch_lines > 0) add(prefetch_, 64 * key_.prefetch_lines);
-        advance(kUnroll);
-        sub(counter_, kUnroll);
-        jge(unrolled, T_NEAR);
-        L(remainder);
-        add(counter_, kUnroll);
-        jz(done, T_NEAR);
-        L(single);
-        emit_step(0);
-        advance(1);
-        dec(counter_);
-        jnz(single, T_NEAR);
-        L(done);
-        dec(segments_left_);
-        jnz(next_segment, T_NEAR);
+    void begin_products() override {
+        if (!key_.streams) return;
+        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, b_stream))]);
+        mov(streams_.bases[0], b_);
+        streams_.emit_spread(*this, tile_.vectors, counter_);
     }
 
-    void advance(int steps) {
-        for (int j = 0; 3 * j < tile_.rows; ++j) add(row_[static_cast<size_t>(j)], 4 * steps);
-        if (!key_.streams) return add(b_, tile_.vectors * vector_bytes_ * steps);
+    void advance_b(int steps) override {
+        if (!key_.streams) return TileKernel::advance_b(steps);
         for (int j = 0; 3 * j < tile_.vectors; ++j) add(streams_.bases[static_cast<size_t>(j)], vector_bytes_ * steps);
     }
 
-    /// acc(i, v) += A(i, k + step) * B(k + step, v)
-    void emit_step(int step) {
+    void emit_step(int step, int /*displacement*/) override {
         const int first_free = tile_.count();
         const int b_bytes = step * tile_.vectors * vector_bytes_;
-        const RowPointers rows{row_, stride_};
         if (tile_.rows == 1) {
-            vbroadcastss(reg(first_free), ptr[rows.at(0, 4 * step)]);
+            vbroadcastss(reg(first_free), ptr[rows().at(0, 4 * step)]);
             for (int v = 0; v < tile_.vectors; ++v) {
                 const RegExp b = key_.streams ? streams_.at(v, step * vector_bytes_) : b_ + b_bytes + v * vector_bytes_;
                 vfmadd231ps(reg(v), reg(first_free), ptr[b]);
@@ -221,48 +115,25 @@ class GemmKernelGenerator : public JitCode {
         for (int i = 0; i < tile_.rows; ++i) {
             if (broadcasts == 0) {
                 for (int v = 0; v < tile_.vectors; ++v) {
-                    vfmadd231ps(reg(tile_.at(i, v)), reg(first_free + v), ptr_b[rows.at(i, 4 * step)]);
+                    vfmadd231ps(reg(tile_.at(i, v)), reg(first_free + v), ptr_b[rows().at(i, 4 * step)]);
                 }
                 continue;
             }
             const int a = first_free + tile_.vectors + i % broadcasts;
-            vbroadcastss(reg(a), ptr[rows.at(i, 4 * step)]);
+            vbroadcastss(reg(a), ptr[rows().at(i, 4 * step)]);
             for (int v = 0; v < tile_.vectors; ++v) vfmadd231ps(reg(tile_.at(i, v)), reg(first_free + v), reg(a));
         }
     }
 
-    void finish_tile() {
-        mov(stride_, ptr[arg(offsetof(GemmKernelArgs, ldc))]);
-        mov(counter_, ptr[rsp + kSlotTensorOffset]);
+    void apply_post_ops() override {
         epilogue_.apply(std::span(key_.post_ops).subspan(starts_at_bias() ? 1 : 0), tile_, context());
-        point_rows_at(c_, offsetof(GemmKernelArgs, ldc));
-        const RowPointers rows{row_, stride_};
-        for (int i = 0; i < tile_.rows; ++i) {
-            for (int v = 0; v < tile_.vectors; ++v) {
-                epilogue_.store(rows.at(i, v * vector_bytes_), tile_.at(i, v), masked(v), context(), tile_.count());
-            }
-        }
-        imul(stride_, stride_, tile_.rows);
-        add(c_, stride_);
-        add(ptr[rsp + kSlotTensorOffset], stride_);
+    }
+
+    void store_result(const RegExp& address, int row, int vector) override {
+        epilogue_.store(address, tile_.at(row, vector), masked(vector), context(), tile_.count());
     }
 
     const GemmKernelKey& key_;
-    bool avx512_;
-    int vector_bytes_;
-    TileRegisters tile_;
-    EpilogueEmitter epilogue_;
-
-    const Reg64 args_ = rdi;
-    const Reg64 stride_ = rsi;
-    const std::array<Reg64, 5> row_ = {r8, r9, r10, r11, r12};
-    const Reg64 b_ = rax;        // position in the panel; scratch outside the products
-    const Reg64 counter_ = rcx;  // k left in the segment; the tensor offset in the epilogue
-    const Reg64 segments_left_ = rdx;
-    const Reg64 segment_ = r13;
-    const Reg64 prefetch_ = r14;
-    const Reg64 a_ = rbx;  // the tile's first row
-    const Reg64 c_ = rbp;
     // One row needs one base, so the others and the row stride's register address the streams of B.
     const RowPointers streams_ = {{r9, r10, r11, r12, r15}, rsi};
 };
