@@ -9,18 +9,6 @@
 namespace planish {
 namespace {
 
-/// Of a QuantizeLinear's or DequantizeLinear's node inside `region`; `rank` is its tensor's.
-std::optional<Quantization> read_quantization(const RegionView& region, const Node& node, DType stored, int64_t rank) {
-    Quantization q{stored, node.integer("axis"), region.constant(node.input(1)), nullptr};
-    if (q.axis < 0) q.axis += rank;
-    if (q.scales == nullptr || q.scales->dtype() != DType::f32 || node.integer("block_size") != 0) return std::nullopt;
-    if (node.input(2) != nullptr) {
-        q.zeros = region.constant(node.input(2));
-        if (q.zeros == nullptr) return std::nullopt;
-    }
-    return q;
-}
-
 /// x = (q - zero) * scale of constants: the weights of a program that computes in float32.
 std::shared_ptr<const Tensor> decode(const Node& node) {
     const Tensor &x = *node.input(0)->constant, &scales = *node.input(1)->constant;
@@ -64,6 +52,19 @@ bool Quantization::symmetric() const {
     return true;
 }
 
+std::optional<Quantization> read_quantization(const RegionView& region, const Node& border) {
+    const Value* stored = border.is("QuantizeLinear") ? border.output() : border.input(0);
+    Quantization q{stored->type.dtype, border.integer("axis"), region.constant(border.input(1)), nullptr};
+    if (q.axis < 0) q.axis += static_cast<int64_t>(stored->dims().size());
+    if (q.scales == nullptr || q.scales->dtype() != DType::f32 || border.integer("block_size") != 0)
+        return std::nullopt;
+    if (border.input(2) != nullptr) {
+        q.zeros = region.constant(border.input(2));
+        if (q.zeros == nullptr) return std::nullopt;
+    }
+    return q;
+}
+
 std::optional<QuantizedRegion> QuantizedRegion::read(const RegionView& region) {
     if (!region.has_body() || region.node().text("kind") != "quantized") return std::nullopt;
     QuantizedRegion result;
@@ -76,10 +77,8 @@ std::optional<QuantizedRegion> QuantizedRegion::read(const RegionView& region) {
         Operand operand;
         const Node* dq = input != nullptr ? input->producer : nullptr;
         if (dq != nullptr) {
-            const Value* stored = dq->input(0);
-            operand.input = region.input_index(stored);
-            operand.quantization =
-                read_quantization(region, *dq, stored->type.dtype, static_cast<int64_t>(stored->dims().size()));
+            operand.input = region.input_index(dq->input(0));
+            operand.quantization = read_quantization(region, *dq);
             if (!operand.quantization) return std::nullopt;
             for (int i = 1; i < dq->input_count(); ++i)
                 if (const int at = dq->input(i) != nullptr ? region.input_index(dq->input(i)) : -1; at >= 0)
@@ -91,8 +90,7 @@ std::optional<QuantizedRegion> QuantizedRegion::read(const RegionView& region) {
     }
     const Node* last = region.body().outputs()[0]->producer;
     if (last->is("QuantizeLinear")) {
-        result.result_ = read_quantization(region, *last, last->output()->type.dtype,
-                                           static_cast<int64_t>(last->output()->dims().size()));
+        result.result_ = read_quantization(region, *last);
         if (!result.result_ || !result.result_->per_tensor()) return std::nullopt;
     }
     return result;

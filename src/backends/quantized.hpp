@@ -21,7 +21,12 @@ struct Quantization {
     float scale() const { return scales->data<float>()[0]; }  ///< per_tensor() only
     int zero(int64_t i = 0) const { return zeros == nullptr ? 0 : static_cast<int>(zeros->at_int64(i)); }
     bool symmetric() const;  ///< every zero point is 0
+    /// As the CPU's kernels read and write activations.
+    bool is_bytes() const { return dtype == DType::u8 && per_tensor(); }
 };
+
+/// Of a QuantizeLinear or DequantizeLinear that `region` is or holds. Nullopt: scales that are not float32 constants.
+std::optional<Quantization> read_quantization(const RegionView& region, const Node& border);
 
 /// The region's inner node (a product, a point-wise region, ...) and what stands at its borders.
 class QuantizedRegion {

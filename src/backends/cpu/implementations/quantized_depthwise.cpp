@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "backends/cpu/implementations/conv.hpp"
+#include "backends/cpu/implementations/quantized.hpp"
 #include "backends/cpu/jit/depthwise_i8.hpp"
-#include "backends/quantized.hpp"
 #include "base/hash.hpp"
 
 namespace planish::cpu::families {
@@ -15,9 +15,8 @@ namespace {
 constexpr float kLargestQuanta = 0x1p30f;  // of DepthwiseI8Options::bounded
 
 /// What a region computes, as the generator takes it.
-struct Convolution {
+struct Convolution : ByteFactors {
     ConvShape shape;
-    int x = -1, w = -1;  // inputs of the region
     DepthwiseI8Options options;
     PostOps post_ops;
     std::vector<float> scales, bias;  // of the channels
@@ -47,26 +46,14 @@ Refusal read(const RegionView& region, const Environment& environment, Convoluti
         return Refusal::shape_not_handled;
     c.shape = *shape;
 
-    const int x = inner.input_index(conv.input(0)), w = inner.input_index(conv.input(1));
-    if (x < 0 || w < 0) return Refusal::op_not_handled;
-    const QuantizedRegion::Operand &image = quantized->operand(x), &weights = quantized->operand(w);
-    if (!image.quantization || !weights.quantization) return Refusal::dtype_not_handled;
-    if (image.quantization->dtype != DType::u8 || weights.quantization->dtype != DType::i8)
-        return Refusal::dtype_not_handled;
-    if (!image.quantization->per_tensor() || !weights.quantization->symmetric() ||
-        (!weights.quantization->per_tensor() && weights.quantization->axis != 0))
-        return Refusal::attribute_not_handled;
-    c.x = image.input;
-    c.w = weights.input;
-    if (c.x < 0 || c.w < 0 || !region.input(c.w).is_constant()) return Refusal::weights_not_constant;
-    c.consumed = weights.scale_inputs;
+    if (const Refusal r = read_factors(region, *quantized, 0, c); r != Refusal::none) return r;
+    c.consumed = c.weight_scale_inputs;
     c.consumed.push_back(c.w);
-    c.options.x_zero = image.quantization->zero();
+    c.options.x_zero = c.x_format.zero;
     const auto channels = static_cast<size_t>(shape->c);
     c.scales.resize(channels);
-    for (size_t i = 0; i < channels; ++i)
-        c.scales[i] = image.quantization->scale() *
-                      weights.quantization->scales->data<float>()[weights.quantization->per_tensor() ? 0 : i];
+    const auto scales = c.weight_scales->data<float>();
+    for (size_t i = 0; i < channels; ++i) c.scales[i] = c.x_format.scale * scales[scales.size() == 1 ? 0 : i];
     c.bias.assign(channels, 0.0F);
     if (conv.input(2) != nullptr) {
         const auto bias = inner.constant(conv.input(2));
@@ -81,14 +68,7 @@ Refusal read(const RegionView& region, const Environment& environment, Convoluti
         if (op.operand >= 0) {
             const int at = epilogue->operands[static_cast<size_t>(op.operand)];
             const QuantizedRegion::Operand& operand = quantized->operand(at);
-            if (operand.input < 0) return Refusal::post_op_not_handled;
-            if (const auto& q = operand.quantization) {
-                if (!has_tensor_operand(op.kind) || q->dtype != DType::u8 || !q->per_tensor())
-                    return Refusal::post_op_not_handled;
-                op.bytes = true;
-                op.alpha = q->scale();
-                op.beta = -q->scale() * static_cast<float>(q->zero());
-            }
+            if (const Refusal r = decode_operand(operand, op); r != Refusal::none) return r;
             if (has_channel_operand(op.kind)) {
                 const auto constant = region.constant(inner.node().input(at));
                 if (constant == nullptr) return Refusal::weights_not_constant;
@@ -118,15 +98,7 @@ Refusal can_implement(const RegionView& region, const Environment& environment) 
 }
 
 Layouts layouts(const RegionView& region, std::span<const Layout> available) {
-    Layouts result = plain_layouts(region, available);
-    for (size_t i = 0; i < result.inputs.size(); ++i)
-        if (const Value* v = region.node().inputs()[i]; v && v->dims() == region.output().dims())
-            result.inputs[i] = Layout::channels_last;
-    const auto quantized = QuantizedRegion::read(region);
-    const int x = quantized->inner().input_index(quantized->inner().root().input(0));
-    result.inputs[static_cast<size_t>(quantized->operand(x).input)] = Layout::channels_last;
-    result.outputs[0] = Layout::channels_last;
-    return result;
+    return quantized_conv_layouts(region, available, false);
 }
 
 std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const Environment& environment) {

@@ -130,17 +130,6 @@ std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts& layouts
 
 // ---- QuantizeLinear, DequantizeLinear on their own ----
 
-std::optional<Quantization> quantization_of(const RegionView& region) {
-    const Node& node = region.node();
-    const bool encodes = node.is("QuantizeLinear");
-    const Value* stored = encodes ? node.output() : node.input(0);
-    Quantization q{stored->type.dtype, 0, region.constant(node.input(1)), region.constant(node.input(2))};
-    if (q.scales == nullptr || (node.input(2) != nullptr && q.zeros == nullptr)) return std::nullopt;
-    if (q.scales->dtype() != DType::f32 || q.scales->size() != 1 || node.integer("block_size") != 0)
-        return std::nullopt;
-    return q;
-}
-
 Refusal can_convert(const RegionView& region, const Environment& environment) {
     if (const Refusal r = can_shape(region, environment); r != Refusal::none) return r;
     const bool encodes = region.node().is("QuantizeLinear");
@@ -148,12 +137,13 @@ Refusal can_convert(const RegionView& region, const Environment& environment) {
     const DType stored = encodes ? region.output().type.dtype : region.input(0).type.dtype;
     if (real != DType::f32 || (stored != DType::u8 && (encodes || stored != DType::i8)))
         return Refusal::dtype_not_handled;
-    return quantization_of(region) ? Refusal::none : Refusal::attribute_not_handled;
+    const auto q = read_quantization(region, region.node());
+    return q && q->per_tensor() ? Refusal::none : Refusal::attribute_not_handled;
 }
 
 std::unique_ptr<Kernel> compile_conversion(const RegionView& region, const Layouts& layouts,
                                            const Environment& environment) {
-    const Quantization q = *quantization_of(region);
+    const Quantization q = *read_quantization(region, region.node());
     const bool encodes = region.node().is("QuantizeLinear");
     Expression expression;
     expression.inputs = {0};

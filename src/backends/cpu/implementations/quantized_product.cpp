@@ -5,20 +5,17 @@
 
 #include "backends/cpu/implementations/conv.hpp"
 #include "backends/cpu/implementations/matmul.hpp"
+#include "backends/cpu/implementations/quantized.hpp"
 #include "backends/cpu/jit/conv_i8.hpp"
 #include "backends/cpu/jit/gemm_i8.hpp"
-#include "backends/quantized.hpp"
 
 namespace planish::cpu::families {
 namespace {
 
 /// What a region computes around its sums, as the generators take it.
-struct Terms {
-    int x = -1, w = -1;  // inputs of the region
-    ByteFormat x_format;
-    std::shared_ptr<const Tensor> scales;  // of the weights
-    std::shared_ptr<const Tensor> bias;    // null: none
-    Epilogue epilogue;                     // operands are inputs of the region
+struct Terms : ByteFactors {
+    std::shared_ptr<const Tensor> bias;  // null: none
+    Epilogue epilogue;                   // operands are inputs of the region
     std::optional<ByteFormat> result;
     std::vector<int> consumed;  // inputs that run() does not read
 
@@ -26,31 +23,6 @@ struct Terms {
         return bias == nullptr ? std::span<const float>{} : bias->data<float>();
     }
 };
-
-/// A tensor in bytes with one scale.
-bool is_bytes(const Quantization& q) {
-    return q.dtype == DType::u8 && q.per_tensor();
-}
-
-Refusal read_factors(const RegionView& region, const QuantizedRegion& quantized, int64_t output_axis, Terms& t) {
-    const RegionView& inner = quantized.inner();
-    const Node& root = inner.root();
-    const int x = inner.input_index(root.input(0)), w = inner.input_index(root.input(1));
-    if (x < 0 || w < 0) return Refusal::op_not_handled;
-    const QuantizedRegion::Operand &a = quantized.operand(x), &b = quantized.operand(w);
-    if (!a.quantization || !b.quantization || b.quantization->dtype != DType::i8 || a.quantization->dtype != DType::u8)
-        return Refusal::dtype_not_handled;
-    if (!a.quantization->per_tensor() || !b.quantization->symmetric() ||
-        (!b.quantization->per_tensor() && b.quantization->axis != output_axis))
-        return Refusal::attribute_not_handled;
-    t.x = a.input;
-    t.w = b.input;
-    if (t.x < 0 || t.w < 0 || !region.input(t.w).is_constant()) return Refusal::weights_not_constant;
-    t.x_format = {a.quantization->scale(), a.quantization->zero()};
-    t.scales = b.quantization->scales;
-    t.consumed = {t.w};
-    return Refusal::none;
-}
 
 // A scale and a constant bias at the beginning of the post-ops belong to the columns.
 Refusal read_post_ops(const QuantizedRegion& quantized, const Epilogue& epilogue, Terms& t) {
@@ -74,14 +46,8 @@ Refusal read_post_ops(const QuantizedRegion& quantized, const Epilogue& epilogue
         if (op->operand >= 0) {
             const QuantizedRegion::Operand& operand =
                 quantized.operand(epilogue.operands[static_cast<size_t>(op->operand)]);
-            if (operand.input < 0) return Refusal::post_op_not_handled;
+            if (const Refusal r = decode_operand(operand, read); r != Refusal::none) return r;
             read.operand = t.epilogue.add_operand(operand.input);
-            if (const auto& q = operand.quantization) {
-                if (!has_tensor_operand(op->kind) || !is_bytes(*q)) return Refusal::post_op_not_handled;
-                read.bytes = true;
-                read.alpha = q->scale();
-                read.beta = -q->scale() * static_cast<float>(q->zero());
-            }
         }
         t.epilogue.ops.push_back(read);
     }
@@ -92,6 +58,7 @@ Refusal read_post_ops(const QuantizedRegion& quantized, const Epilogue& epilogue
 Refusal read_terms(const RegionView& region, const QuantizedRegion& quantized, int64_t output_axis,
                    const std::optional<Epilogue>& epilogue, Terms& t) {
     if (const Refusal r = read_factors(region, quantized, output_axis, t); r != Refusal::none) return r;
+    t.consumed = {t.w};
     if (!epilogue) return Refusal::post_op_not_handled;
     if (const Refusal r = read_post_ops(quantized, *epilogue, t); r != Refusal::none) return r;
     for (const QuantizedRegion::Operand& operand : quantized.operands())
@@ -102,7 +69,7 @@ Refusal read_terms(const RegionView& region, const QuantizedRegion& quantized, i
         return i == t.x || std::find(operands.begin(), operands.end(), i) != operands.end();
     });
     if (const auto& result = quantized.result()) {
-        if (!is_bytes(*result)) return Refusal::dtype_not_handled;
+        if (!result->is_bytes()) return Refusal::dtype_not_handled;
         t.result = ByteFormat{result->scale(), result->zero()};
     }
     return Refusal::none;
@@ -180,8 +147,8 @@ std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, c
         fmt::format("gemm_i8 k={} n={} nr={} vector={} transposed={:d}", s.k, s.n, layout.nr, layout.vector,
                     product->transposed),
         4 * layout.size(), [&](const int8_t* b, int8_t* to) { plan->pack(b, row, product->transposed, to); });
-    ColumnTerms columns =
-        plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format, t.scales->data<float>(), t.bias_values());
+    ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format,
+                                      t.weight_scales->data<float>(), t.bias_values());
     auto kernel =
         make_product(t, plan, packed, std::move(columns),
                      [](const GemmI8Plan& p, const uint8_t* a, const int8_t* b, const ColumnTerms& c, Operands operands,
@@ -215,16 +182,7 @@ Refusal can_convolve_bytes(const RegionView& region, const Environment& environm
 }
 
 Layouts layouts(const RegionView& region, std::span<const Layout> available) {
-    const auto quantized = QuantizedRegion::read(region);
-    const Node& conv = quantized->inner().root();
-    Layouts result = plain_layouts(region, available);
-    for (size_t i = 0; i < result.inputs.size(); ++i)
-        if (const Value* v = region.node().inputs()[i]; v && v->dims() == region.output().dims())
-            result.inputs[i] = Layout::channels_last;
-    const auto x = static_cast<size_t>(quantized->operand(quantized->inner().input_index(conv.input(0))).input);
-    result.inputs[x] = reads_planes(*conv_shape(conv), available[x]) ? Layout::plain : Layout::channels_last;
-    result.outputs[0] = Layout::channels_last;
-    return result;
+    return quantized_conv_layouts(region, available, true);
 }
 
 std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& layouts, const Environment& environment) {
@@ -242,7 +200,7 @@ std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& la
                                  layout.vector, plan->taps_per_segment()),
                      plan->packed_weight_size(), [&](const int8_t* w, int8_t* to) { plan->pack_weights(w, to); });
     ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format.scale,
-                                      t.scales->data<float>(), t.bias_values());
+                                      t.weight_scales->data<float>(), t.bias_values());
     auto kernel =
         make_product(t, plan, packed, std::move(columns),
                      [](const ConvI8Plan& p, const uint8_t* x, const int8_t* w, const ColumnTerms& c, Operands operands,

@@ -27,7 +27,7 @@ struct RowOp {
 };
 
 std::optional<ByteScale> byte_scale(const Quantization& q) {
-    if (q.dtype != DType::u8 || !q.per_tensor()) return std::nullopt;
+    if (!q.is_bytes()) return std::nullopt;
     return ByteScale{q.scale(), static_cast<float>(q.zero())};
 }
 
