@@ -219,10 +219,6 @@ int run_build(Options& options) {
     return 0;
 }
 
-}  // namespace
-
-namespace {
-
 /// The options that building has under either of its names.
 Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
     const std::string fallback = tuner::default_timing_cache().string();

@@ -8,13 +8,11 @@
 #include <map>
 #include <set>
 
-#include "base/mapped_file.hpp"
+#include "build/model.hpp"
 #include "build/verify.hpp"
 #include "exporters/onnx/exporter.hpp"
-#include "importers/onnx/importer.hpp"
 #include "passes/pass.hpp"
 #include "passes/rewrite.hpp"
-#include "plan/plan_io.hpp"
 #include "sparsity/couplings.hpp"
 #include "sparsity/latency.hpp"
 #include "sparsity/products.hpp"
@@ -363,19 +361,13 @@ Plan Pruned::build(const BuildOptions& options) const {
 
 Pruned prune(const std::filesystem::path& model, const PruneOptions& options) {
     sparsity::check_options(options);
-    const MappedFile file(model);
-    const bool is_plan = plan::describe_foreign(file.bytes()).empty();
-    auto graph = is_plan ? std::move(plan::read(model).graph) : onnx_import::import_file(model.string());
-    return sparsity::Pruner(std::move(graph), options).run();
+    return sparsity::Pruner(read_model(model).graph, options).run();
 }
 
 Pruned prune(std::span<const std::byte> model, const PruneOptions& options,
              const std::filesystem::path& external_data_folder) {
     sparsity::check_options(options);
-    const bool is_plan = plan::describe_foreign(model).empty();
-    auto graph = is_plan ? std::move(plan::read(model, nullptr).graph)
-                         : onnx_import::import_bytes(model, external_data_folder.string());
-    return sparsity::Pruner(std::move(graph), options).run();
+    return sparsity::Pruner(read_model(model, external_data_folder).graph, options).run();
 }
 
 }  // namespace planish

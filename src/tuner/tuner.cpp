@@ -132,7 +132,7 @@ class Tuner {
     bool known(const Group& group) const {
         const Timing* timing = cache_.find(group.key);
         if (timing == nullptr) return false;
-        return !how_.measure || how_.replay_only || how_.effort == 1 || timing->turns >= how_.effort * kTurns;
+        return !how_.measure || how_.replay_only || how_.effort == 1 || timing->turns >= turns_of(how_.effort);
     }
 
     [[noreturn]] void miss(const Group& group) const {
@@ -161,7 +161,7 @@ class Tuner {
         std::vector<Round> rounds = make_rounds(groups, count);
         int turn = 0;
         try {
-            int turns = kTurns * how_.effort;
+            int turns = turns_of(how_.effort);
             for (; turn < turns; ++turn) {
                 if (!take_turn(groups, rounds, turn, turns)) break;
                 if (turn + 1 == turns && turns < kMostTurns * how_.effort && is_undecided(groups, turn + 1)) ++turns;
@@ -402,12 +402,12 @@ class Tuner {
         std::vector<std::unique_ptr<Program>> programs;
         std::vector<const Program*> runners;
         for (const auto& [name, tactics] : variants) runners.push_back(programs.emplace_back(compile(tactics)).get());
-        const std::vector<double> best = race(runners, stopwatch_, kTurns * how_.effort, [&] {
+        const std::vector<double> best = race(runners, stopwatch_, how_.effort, [&] {
             progress("the network as a whole", 1);
             return stopwatch_.now() < deadline_;
         });
         if (best.empty()) return false;
-        Timing timing{how_.machine, std::string(version()), "network", kTurns * how_.effort, {}, 0};
+        Timing timing{how_.machine, std::string(version()), "network", turns_of(how_.effort), {}, 0};
         for (size_t i = 0; i < best.size(); ++i)
             timing.nanoseconds.emplace_back(variants[i].first, std::llround(best[i] * 1e9));
         cache_.insert(key, std::move(timing));
@@ -434,11 +434,15 @@ class Tuner {
 
 }  // namespace
 
-std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int turns,
+int turns_of(int effort) {
+    return kTurns * effort;
+}
+
+std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
                          const std::function<bool()>& go_on) {
     std::vector<double> best(programs.size(), INFINITY);
     std::vector<int> runs(programs.size(), 0);
-    for (int turn = 0; turn < turns; ++turn)
+    for (int turn = 0; turn < turns_of(effort); ++turn)
         for (size_t i = 0; i < programs.size(); ++i) {
             if (!go_on()) return {};
             std::vector<double> totals;

@@ -52,9 +52,12 @@ struct Tuned {
     std::string failure;                         // why nothing could be measured
 };
 
-/// Seconds of a run of each, as their steps add up: programs take `turns` turns, the least of the medians counts. Empty
-/// when `go_on` has ended it.
-std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int turns,
+/// Turns that each program takes at an effort (TuneOptions::effort).
+int turns_of(int effort);
+
+/// Seconds of a run of each, as their steps add up: programs take turns, the least of the medians counts. Empty when
+/// `go_on` has ended it.
+std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
                          const std::function<bool()>& go_on);
 
 /// This processor, instruction set and number of threads, for TuneOptions::machine.
