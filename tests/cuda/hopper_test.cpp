@@ -2,12 +2,11 @@
 // every tactic compile within their stated resources and do hold those products. No GPU is needed, but NVRTC.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "backends/cuda/compiler.hpp"
 #include "backends/cuda/implementation.hpp"
 #include "backends/cuda/kernels/gemm_wgmma_params.h"
 #include "backends/cuda/library.hpp"
+#include "cuda/machine_code.hpp"
 #include "passes/pass.hpp"
 
 namespace planish::cuda {
@@ -118,20 +117,8 @@ TEST(Wgmma, BoundsTheImage) {
     EXPECT_EQ(params.steps, 9);
 }
 
-/// Machine instructions have 16 bytes, the operation in the lowest twelve bits.
-size_t count_instructions(const Binary& binary, unsigned operation) {
-    size_t count = 0;
-    for (size_t i = 0; i + 16 <= binary.code.size(); i += 16) {
-        uint64_t word = 0;
-        std::memcpy(&word, binary.code.data() + i, sizeof(word));
-        count += (word & 0xfff) == operation;
-    }
-    return count;
-}
-
 void compile_all(const std::vector<std::string>& texts, DType storage, size_t every) {
     if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
-    constexpr unsigned kHgmma = 0x9f0;
     size_t number = 0;
     for (const std::string& text : texts) {
         const Subject subject(text, "sm_90a", storage);

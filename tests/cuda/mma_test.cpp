@@ -2,12 +2,11 @@
 // compile within their bounds and do hold those products, and that they agree with the reference when emulated.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "backends/cuda/compiler.hpp"
 #include "backends/cuda/implementation.hpp"
 #include "backends/cuda/library.hpp"
 #include "cuda/emulated.hpp"
+#include "cuda/machine_code.hpp"
 #include "passes/pass.hpp"
 
 namespace planish::cuda {
@@ -235,22 +234,10 @@ TEST(MmaEmulated, Tf32AgreesWithTheReference) {
 
 // ---- Resources ------------------------------------------------------------------------------------------------------
 
-/// Machine instructions have 16 bytes, the operation in the lowest twelve bits.
-size_t count_instructions(const Binary& binary, unsigned operation) {
-    size_t count = 0;
-    for (size_t i = 0; i + 16 <= binary.code.size(); i += 16) {
-        uint64_t word = 0;
-        std::memcpy(&word, binary.code.data() + i, sizeof(word));
-        count += (word & 0xfff) == operation;
-    }
-    return count;
-}
-
 class MmaResources : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(MmaResources, EveryTileCompilesWithinItsBounds) {
     if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
-    constexpr unsigned kHmma = 0x23c;
     const std::string_view arch = GetParam();
     const size_t every = arch == "sm_80" ? 1 : 3;
     std::set<std::string> names;

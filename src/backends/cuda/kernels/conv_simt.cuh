@@ -17,7 +17,7 @@
 #pragma once
 
 #include "planish/conv_simt_params.h"
-#include "planish/vector.cuh"
+#include "planish/epilogue.cuh"
 
 namespace planish {
 
@@ -196,21 +196,10 @@ __device__ void conv_simt(const ConvSimtParams& p) {
             const int n = first_column + column + j / 4 * (C::kTileN / kQuadsN) + j % 4;
             if (n >= p.n) continue;
             const long long at = first + static_cast<long long>(m) * p.ldc + n;
-            float operands[kRun][E::kOperands > 0 ? E::kOperands : 1];
+            float x[kRun];
 #pragma unroll
-            for (int o = 0; o < E::kOperands; ++o) {
-                float values[kRun];
-                if (E::kind(o) == E::channel)
-                    load<kRun>(values, static_cast<const float*>(p.operands[o]) + first_channel + n);
-                else
-                    load<kRun>(values, static_cast<const Output*>(p.operands[o]) + at);
-#pragma unroll
-                for (int c = 0; c < kRun; ++c) operands[c][o] = values[c];
-            }
-            float y[kRun];
-#pragma unroll
-            for (int c = 0; c < kRun; ++c) y[c] = E::apply(p.alpha * sums[i][j + c], operands[c]);
-            store<kRun>(static_cast<Output*>(p.output) + at, y);
+            for (int c = 0; c < kRun; ++c) x[c] = p.alpha * sums[i][j + c];
+            store_epilogue<E, kRun, Output>(p.output, p.operands, at, first_channel + n, x);
         }
     }
 }

@@ -11,77 +11,13 @@
 // are in flight together: more registers, less latency).
 #pragma once
 
-#include "planish/common.cuh"
 #include "planish/depthwise_params.h"
+#include "planish/epilogue.cuh"
 
 namespace planish {
 
-namespace depthwise_detail {
-
-template <int kBytes>
-struct Word {
-    using Type = unsigned;
-};
-template <>
-struct Word<2> {
-    using Type = unsigned short;
-};
-
-/// Neighbouring elements as they lie in memory: two 16-bit values share a register until they are used.
-template <typename T, int kVector>
-struct Pack {
-    static constexpr int kBytes = sizeof(T) * kVector;
-    static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4 || kBytes == 2);
-    using Word = typename depthwise_detail::Word<kBytes>::Type;
-    static constexpr int kWords = kBytes / sizeof(Word);
-    struct alignas(kBytes) Words {
-        Word at[kWords];
-    };
-    Words words;
-
-    static __device__ Pack load(const T* from) { return {*reinterpret_cast<const Words*>(from)}; }
-
-    __device__ float get(int i) const {
-        if constexpr (sizeof(T) == 4) {
-            return __uint_as_float(words.at[i]);
-        } else {
-            float low, high;
-            unpack2<T>(words.at[i / 2], low, high);
-            return i % 2 == 0 ? low : high;
-        }
-    }
-
-    static __device__ void store(T* to, const float (&values)[kVector]) {
-        Words words;
-        if constexpr (sizeof(T) == 4) {
-#pragma unroll
-            for (int i = 0; i < kVector; ++i) words.at[i] = __float_as_uint(values[i]);
-        } else if constexpr (kVector == 1) {
-            words.at[0] = static_cast<unsigned short>(pack2<T>(values[0], 0.0f));
-        } else {
-#pragma unroll
-            for (int i = 0; i < kWords; ++i) words.at[i] = pack2<T>(values[2 * i], values[2 * i + 1]);
-        }
-        *reinterpret_cast<Words*>(to) = words;
-    }
-};
-
-template <int kVector>
-inline __device__ void load_floats(float (&to)[kVector], const float* from) {
-    constexpr int kWidth = kVector < 4 ? kVector : 4;
-#pragma unroll
-    for (int c = 0; c < kVector; c += kWidth) {
-        const auto pack = Pack<float, kWidth>::load(from + c);
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) to[c + i] = pack.get(i);
-    }
-}
-
-}  // namespace depthwise_detail
-
 template <typename C>
 __device__ void depthwise(const DepthwiseParams& p) {
-    using namespace depthwise_detail;
     using T = typename C::T;
     using E = typename C::Epilogue;
     using Elements = Pack<T, C::kVector>;
@@ -101,7 +37,7 @@ __device__ void depthwise(const DepthwiseParams& p) {
     float sums[C::kTileH][C::kTileW][kV];
     {
         float bias[kV] = {};
-        if (p.bias != nullptr) load_floats<kV>(bias, static_cast<const float*>(p.bias) + channel);
+        if (p.bias != nullptr) load<kV>(bias, static_cast<const float*>(p.bias) + channel);
 #pragma unroll
         for (int i = 0; i < C::kTileH; ++i)
 #pragma unroll
@@ -152,24 +88,7 @@ __device__ void depthwise(const DepthwiseParams& p) {
             if (out_x + j >= p.out_w) break;
             const long long at =
                 ((static_cast<long long>(n) * p.out_h + out_y + i) * p.out_w + out_x + j) * C::kChannels + channel;
-            float operands[kV][E::kOperands > 0 ? E::kOperands : 1];
-#pragma unroll
-            for (int o = 0; o < E::kOperands; ++o) {
-                float values[kV];
-                if (E::kind(o) == E::channel) {
-                    load_floats<kV>(values, static_cast<const float*>(p.operands[o]) + channel);
-                } else {
-                    const Elements elements = Elements::load(static_cast<const T*>(p.operands[o]) + at);
-#pragma unroll
-                    for (int c = 0; c < kV; ++c) values[c] = elements.get(c);
-                }
-#pragma unroll
-                for (int c = 0; c < kV; ++c) operands[c][o] = values[c];
-            }
-            float y[kV];
-#pragma unroll
-            for (int c = 0; c < kV; ++c) y[c] = E::apply(sums[i][j][c], operands[c]);
-            Elements::store(static_cast<T*>(p.output) + at, y);
+            store_epilogue<E, kV, T>(p.output, p.operands, at, static_cast<int>(channel), sums[i][j]);
         }
     }
 }

@@ -19,8 +19,8 @@
 // kRun (elements of the output that are stored at once).
 #pragma once
 
+#include "planish/epilogue.cuh"
 #include "planish/gemm_mma_params.h"
-#include "planish/vector.cuh"
 
 namespace planish {
 
@@ -379,7 +379,6 @@ struct GemmMma {
 
     static constexpr int kRun = C::kRun, kRowRuns = kColumns / kRun;
     static constexpr int kPasses = (16 * kRowRuns + 31) / 32;
-    static constexpr int kOperands = E::kOperands > 0 ? E::kOperands : 1;
 
     /// Where this thread and its block are is asked for once more: registers are scarce while products run.
     __device__ void store(const Sums& sums) {
@@ -405,22 +404,11 @@ struct GemmMma {
                 const int m = warp_row + 16 * i + row, n = warp_column + column;
                 if ((16 * kRowRuns % 32 != 0 && row >= 16) || m >= p.m || n >= p.n) continue;
                 const long long at = batch_offset + static_cast<long long>(m) * p.ldc + n;
-                float operands[kRun][kOperands];
+                float x[kRun];
+                load<kRun>(x, patch + row * kPatchRow + column);
 #pragma unroll
-                for (int o = 0; o < E::kOperands; ++o) {
-                    float values[kRun];
-                    if (E::kind(o) == E::channel)
-                        load<kRun>(values, static_cast<const float*>(p.operands[o]) + first_channel + n);
-                    else
-                        load<kRun>(values, static_cast<const Output*>(p.operands[o]) + at);
-#pragma unroll
-                    for (int c = 0; c < kRun; ++c) operands[c][o] = values[c];
-                }
-                float y[kRun];
-                load<kRun>(y, patch + row * kPatchRow + column);
-#pragma unroll
-                for (int c = 0; c < kRun; ++c) y[c] = E::apply(p.alpha * y[c], operands[c]);
-                planish::store<kRun>(static_cast<Output*>(p.output) + at, y);
+                for (int c = 0; c < kRun; ++c) x[c] *= p.alpha;
+                store_epilogue<E, kRun, Output>(p.output, p.operands, at, first_channel + n, x);
             }
             __syncwarp();
         }
