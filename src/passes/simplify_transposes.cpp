@@ -57,25 +57,47 @@ std::optional<Dims> shape_before(const Tensor& constant, const Perm& perm) {
     return dims;
 }
 
-/// f(Transpose(x), Transpose(y), constant) = Transpose(f(x, y, constant)) for element-wise f and one perm.
+/// An image that others read too than `reader`, made by a convolution: it lies channels-last, so that the inverse of a
+/// transpose from [N, ..., C] moves nothing.
+bool is_shared_image(const Graph& graph, const Value* value, const Node* reader, const Perm& perm) {
+    if (producer(value, "Conv") == nullptr || only_use(graph, value) || !same_shape(value, reader->output()))
+        return false;
+    for (size_t i = 1; i < perm.size(); ++i)
+        if (perm[i] != static_cast<int64_t>(i == 1 ? perm.size() : i) - 1) return false;
+    return perm.size() >= 3 && perm[0] == 0;
+}
+
+/// f(Transpose(x), Transpose(y), constant) = Transpose(f(x, y, constant)) for element-wise f and one perm. Transposes
+/// that others read too stay for them: with one that nobody else reads there are no more than before. A convolution's
+/// image counts as the transpose of its memory.
 bool move_down(Graph& graph, Node* node) {
     if (!has(node->op().traits, Trait::elementwise) || !node->op().domain.empty() || node->outputs().size() != 1)
         return false;
     std::optional<Perm> perm;
+    bool one_vanishes = false;
     for (const Value* input : node->inputs()) {
         if (input == nullptr || input->is_constant()) continue;
-        // A transpose that others read too would be computed twice.
         const Node* transpose = producer(input, "Transpose");
-        if (transpose == nullptr || graph.is_output(input) ||
-            std::any_of(input->uses.begin(), input->uses.end(), [&](const Use& u) { return u.node != node; }))
-            return false;
+        if (transpose == nullptr) continue;
         const auto p = perm_of(transpose);
         if (!p || (perm && *perm != *p)) return false;
         perm = p;
+        one_vanishes =
+            one_vanishes || (!graph.is_output(input) && std::all_of(input->uses.begin(), input->uses.end(),
+                                                                    [&](const Use& u) { return u.node == node; }));
     }
-    for (const Value* input : node->inputs())
-        if (input != nullptr && input->is_constant() && (!perm || !shape_before(*input->constant, *perm))) return false;
-    if (!perm || rank(node->output()) != static_cast<int64_t>(perm->size())) return false;
+    if (!one_vanishes) return false;
+    for (const Value* input : node->inputs()) {
+        if (input == nullptr || producer(input, "Transpose") != nullptr) continue;
+        if (input->is_constant() ? !shape_before(*input->constant, *perm) : !is_shared_image(graph, input, node, *perm))
+            return false;
+    }
+    if (rank(node->output()) != static_cast<int64_t>(perm->size())) return false;
+    const auto inverse = [&](Value* image) {
+        Perm back(perm->size());
+        for (size_t i = 0; i < back.size(); ++i) back[static_cast<size_t>((*perm)[i])] = static_cast<int64_t>(i);
+        return graph.add_node("Transpose", {image}, {{"perm", back}}, 1, image->name + "_transpose", node)->output();
+    };
     std::vector<Value*> operands;
     for (Value* input : node->inputs()) {
         const Node* transpose = producer(input, "Transpose");
@@ -85,7 +107,9 @@ bool move_down(Graph& graph, Node* node) {
             operands.push_back(same ? input
                                     : graph.add_constant(input->name + "_moved", input->constant->reshaped(dims)));
         } else {
-            operands.push_back(transpose != nullptr ? transpose->input(0) : input);
+            operands.push_back(input == nullptr       ? nullptr
+                               : transpose != nullptr ? transpose->input(0)
+                                                      : inverse(input));
         }
     }
     Node* moved = graph.add_node(node->op().name, operands, node->attributes, 1, node->name, node);

@@ -50,6 +50,49 @@ TEST(SimplifyTransposes, PassBelowProductsAndConstantsByChannel) {
     expect_keeps_results(simplify_transposes, kScaled, 0);
 }
 
+// ConvNeXt's block: what the residual sum reads is read by the next convolution as well.
+constexpr std::string_view kResidual = R"(graph "g" {
+  input %x : float32[N, 4, 5, 2]
+  const %w : float32[2, 2] = [1.0, 2.0, 3.0, 4.0]
+  const %k : float32[2, 1, 1, 1] = [0.5, 2.0]
+  %a = Transpose(%x) {perm = [0, 3, 1, 2]} name "a"
+  %c = Conv(%a, %k) {group = 2} name "c"
+  %l = Transpose(%c) {perm = [0, 2, 3, 1]} name "l"
+  %m = MatMul(%l, %w) name "m"
+  %b = Transpose(%m) {perm = [0, 3, 1, 2]} name "b"
+  %y = Add(%a, %b) name "y"
+  output %y
+})";
+
+TEST(SimplifyTransposes, AResidualSumMeetsItsProduct) {
+    const auto graph = after(simplify_transposes, kResidual);
+    std::vector<std::string_view> ops;
+    for (const auto& node : graph->nodes()) ops.push_back(node->op().name);
+    EXPECT_EQ(ops, (std::vector<std::string_view>{"Transpose", "Conv", "Transpose", "MatMul", "Add", "Transpose"}));
+    expect_keeps_results(simplify_transposes, kResidual, 0);
+}
+
+// The first block behind a convolution: its image lies channels-last, whatever its axes are called.
+constexpr std::string_view kSharedImage = R"(graph "g" {
+  input %x : float32[N, 2, 4, 5]
+  const %w : float32[2, 2] = [1.0, 2.0, 3.0, 4.0]
+  const %d : float32[2, 2, 1, 1] = [1.0, -1.0, 2.0, 0.5]
+  %a = Conv(%x, %d) name "a"
+  %l = Transpose(%a) {perm = [0, 2, 3, 1]} name "l"
+  %m = MatMul(%l, %w) name "m"
+  %b = Transpose(%m) {perm = [0, 3, 1, 2]} name "b"
+  %y = Add(%a, %b) name "y"
+  output %y
+})";
+
+TEST(SimplifyTransposes, AConvolutionsImageIsATransposeOfItsMemory) {
+    const auto graph = after(simplify_transposes, kSharedImage);
+    EXPECT_TRUE(graph->outputs()[0]->producer->is("Transpose"));
+    EXPECT_TRUE(graph->outputs()[0]->producer->input(0)->producer->is("Add"));
+    EXPECT_EQ(simplify_transposes(*graph), 0);
+    expect_keeps_results(simplify_transposes, kSharedImage, 0);
+}
+
 TEST(SimplifyTransposes, TwoBecomeOne) {
     expect_becomes(simplify_transposes, R"(graph "g" {
   input %x : float32[2, 3, 4]
