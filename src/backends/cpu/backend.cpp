@@ -10,10 +10,9 @@
 
 #include "backends/cpu/program.hpp"
 #include "backends/cpu/roofline.hpp"
-#include "backends/quantized.hpp"
+#include "backends/tactic_choice.hpp"
 #include "base/thread_pool.hpp"
 #include "ir/canonical.hpp"
-#include "passes/inline_region.hpp"
 #include "planish/error.hpp"
 
 namespace planish {
@@ -78,48 +77,19 @@ class Compiler {
 
     Slot slot(int buffer) const { return buffer < 0 ? Slot{} : buffers_[static_cast<size_t>(buffer)].fixed; }
 
-    // A region that no fast implementation takes is dissolved, so that its parts get their own chance.
     void choose_implementations() {
-        struct Work {
-            Node* node;
-            int parent;
-        };
-        Graph& graph = *parts_.graph;
-        std::vector<Work> work;
-        for (Node* node : graph.node_list()) work.push_back({node, -1});
-        for (size_t i = 0; i < work.size(); ++i) {
-            const auto [node, parent] = work[i];
-            if (is_alias(*node)) continue;
-            if (decode_constant(graph, node, *environment_.packed)) continue;
-            const int index = add_region(*node, parent);
-            Choice choice = choose(*node, parts_.regions[static_cast<size_t>(index)]);
-            if (choice.implementation == nullptr) {
-                for (Node* part : passes::inline_region(graph, node)) work.push_back({part, index});
-                continue;
-            }
+        tactics_.for_each_region(*parts_.graph, *environment_.packed, [&](Node& node, int index) {
+            Choice choice = choose(node, parts_.regions[static_cast<size_t>(index)]);
+            if (choice.implementation == nullptr) return false;
             choice.region = index;
-            choices_[node] = std::move(choice);
-        }
-        for (const auto& [path, tactic] : options_.tactics)
-            if (!paths_.contains(path))
-                parts_.ignored_tactics.push_back(path + ": " + tactic + " (no region of this name is formed)");
-    }
-
-    int add_region(const Node& node, int parent) {
-        RegionInfo info;
-        info.parent = parent;
-        info.path = parent < 0 ? node.name : parts_.regions[static_cast<size_t>(parent)].path + " > " + node.name;
-        if (const int copies = ++paths_[info.path]; copies > 1)
-            paths_.emplace(info.path += " #" + std::to_string(copies), 1);
-        info.layers = layers_of(node);
-        parts_.regions.push_back(std::move(info));
-        return static_cast<int>(parts_.regions.size()) - 1;
+            choices_[&node] = std::move(choice);
+            return true;
+        });
     }
 
     Refusal ask(const Implementation& candidate, const RegionView& region) const {
         const bool reference = &candidate == &families::kReference;
-        if (options_.only_reference && !reference) return Refusal::disabled;
-        if (!reference && is_disabled(candidate.name)) return Refusal::disabled;
+        if (!reference && (options_.only_reference || tactics_.is_disabled(candidate.name))) return Refusal::disabled;
         return candidate.can_implement(region, environment_);
     }
 
@@ -128,60 +98,29 @@ class Compiler {
     // only one.
     Choice choose(const Node& node, RegionInfo& info) {
         const RegionView region(node);
-        const auto wanted = options_.tactics.find(info.path);
-        const bool replay = wanted != options_.tactics.end();
-        std::vector<std::pair<const Implementation*, Refusal>> answers;
-        std::vector<const Implementation*> able;
-        const Implementation* by_default = nullptr;
-        for (const Implementation* candidate : implementations(region)) {
-            if (candidate == &families::kReference && !able.empty()) break;
-            answers.emplace_back(candidate, ask(*candidate, region));
-            if (answers.back().second != Refusal::none) continue;
-            able.push_back(candidate);
+        const std::string_view wanted = tactics_.wanted(info);
+        const std::span<const Implementation* const> list = implementations(region);
+        std::vector<TacticAnswer> answers;
+        int first = -1, by_default = -1;  // that can; that is expected to pay, too
+        for (const Implementation* candidate : list) {
+            if (candidate == &families::kReference && first >= 0) break;
+            const int index = static_cast<int>(answers.size());
+            answers.push_back({std::string(candidate->name), ask(*candidate, region)});
+            if (answers.back().refusal != Refusal::none) continue;
+            if (first < 0) first = index;
             const bool pays = candidate->pays == nullptr || candidate->pays(region);
-            if (pays && by_default == nullptr) by_default = candidate;
-            if (replay ? candidate->name == wanted->second : pays && !options_.list_candidates) break;
+            if (pays && by_default < 0) by_default = index;
+            if (wanted.empty() ? pays && !options_.list_candidates : candidate->name == wanted) break;
         }
-        if (by_default == nullptr && !able.empty() && !region.has_body()) by_default = able[0];
-        if (options_.list_candidates) {
-            const bool divisible = region.has_body() && region.body().nodes().size() > 1 && !is_disabled(kDissolve);
-            info.candidates.emplace_back(by_default ? by_default->name : kDissolve);
-            for (const Implementation* candidate : able)
-                if (candidate != by_default) info.candidates.emplace_back(candidate->name);
-            if (by_default && divisible) info.candidates.emplace_back(kDissolve);
-            if (by_default == nullptr) sign(region, {}, info);  // others in lower(), where the layouts are known
-        }
-        Choice choice{by_default, {}, -1};
-        if (replay) {
-            const auto it = std::find_if(able.begin(), able.end(),
-                                         [&](const Implementation* i) { return i->name == wanted->second; });
-            if (it != able.end())
-                choice.implementation = *it;
-            else if (wanted->second == kDissolve && region.has_body())
-                choice.implementation = nullptr;
-            else
-                ignore(*wanted, answers);
-        }
-        for (const auto& [candidate, refusal] : answers) {
-            if (candidate == choice.implementation) break;
-            choice.refused.emplace_back(candidate->name,
-                                        to_string(refusal == Refusal::none ? Refusal::slower : refusal));
-        }
-        info.tactic = choice.implementation ? choice.implementation->name : kDissolve;
+        if (by_default < 0 && !region.has_body()) by_default = first;
+        if (options_.list_candidates && by_default < 0)
+            sign(region, {}, info);  // others in lower(), where the layouts are known
+        const int chosen = tactics_.settle(region, answers, by_default, info);
+        Choice choice{chosen < 0 ? nullptr : list[static_cast<size_t>(chosen)], {}, -1};
+        answers.resize(chosen < 0 ? answers.size() : static_cast<size_t>(chosen));
+        for (const auto& [tactic, refusal] : answers)
+            choice.refused.emplace_back(tactic, to_string(refusal == Refusal::none ? Refusal::slower : refusal));
         return choice;
-    }
-
-    bool is_disabled(std::string_view tactic) const {
-        return std::any_of(options_.disabled.begin(), options_.disabled.end(),
-                           [&](const std::string& prefix) { return tactic.starts_with(prefix); });
-    }
-
-    void ignore(const std::pair<const std::string, std::string>& wanted,
-                std::span<const std::pair<const Implementation*, Refusal>> answers) {
-        std::string_view why = "no implementation of this name";
-        for (const auto& [candidate, refusal] : answers)
-            if (candidate->name == wanted.second) why = to_string(refusal);
-        parts_.ignored_tactics.push_back(wanted.first + ": " + wanted.second + " (" + std::string(why) + ")");
     }
 
     // ---- buffers ----
@@ -421,9 +360,9 @@ class Compiler {
     const CompileOptions& options_;
     Environment environment_;
     CpuProgram::Parts parts_;
+    TacticChoice tactics_{options_, parts_.regions, parts_.ignored_tactics};
     std::unordered_map<const Node*, Choice> choices_;
-    std::unordered_map<std::string, int> paths_;  // how often each was met
-    int lowering_ = -1;                           // the region that lower() is at
+    int lowering_ = -1;  // the region that lower() is at
     std::vector<BufferLife> buffers_;
     std::vector<std::pair<int, std::shared_ptr<const Tensor>>> constants_;  // by buffer
     std::vector<ConstantUse> uses_;

@@ -11,10 +11,9 @@
 
 #include "backends/cuda/convert.hpp"
 #include "backends/cuda/program.hpp"
-#include "backends/quantized.hpp"
+#include "backends/tactic_choice.hpp"
 #include "base/thread_pool.hpp"
 #include "ir/canonical.hpp"
-#include "passes/inline_region.hpp"
 #include "planish/error.hpp"
 
 namespace planish::cuda {
@@ -94,47 +93,14 @@ class Compiler {
 
     // ---- tactics ----
 
-    // A region that nothing takes is dissolved, so that its parts get their own chance.
     void choose_tactics() {
-        struct Work {
-            Node* node;
-            int parent;
-        };
-        Graph& graph = *parts_.graph;
-        std::vector<Work> work;
-        for (Node* node : graph.node_list()) work.push_back({node, -1});
-        for (size_t i = 0; i < work.size(); ++i) {
-            const auto [node, parent] = work[i];
-            if (is_alias(*node)) continue;
-            if (decode_constant(graph, node, *parts_.environment.packed)) continue;
-            const int index = add_region(*node, parent);
-            Choice choice = choose(*node, parts_.regions[static_cast<size_t>(index)]);
-            if (!choice.candidate) {
-                for (Node* part : passes::inline_region(graph, node)) work.push_back({part, index});
-                continue;
-            }
+        tactics_.for_each_region(*parts_.graph, *parts_.environment.packed, [&](Node& node, int index) {
+            Choice choice = choose(node, parts_.regions[static_cast<size_t>(index)]);
+            if (!choice.candidate) return false;
             choice.region = index;
-            choices_[node] = std::move(choice);
-        }
-        for (const auto& [path, tactic] : options_.tactics)
-            if (!paths_.contains(path))
-                parts_.ignored_tactics.push_back(path + ": " + tactic + " (no region of this name is formed)");
-    }
-
-    int add_region(const Node& node, int parent) {
-        RegionInfo info;
-        info.parent = parent;
-        info.path = parent < 0 ? node.name : parts_.regions[static_cast<size_t>(parent)].path + " > " + node.name;
-        if (const int copies = ++paths_[info.path]; copies > 1)
-            paths_.emplace(info.path += " #" + std::to_string(copies), 1);
-        info.layers = layers_of(node);
-        parts_.regions.push_back(std::move(info));
-        return static_cast<int>(parts_.regions.size()) - 1;
-    }
-
-    bool is_disabled(std::string_view tactic) const {
-        return std::any_of(options_.disabled.begin(), options_.disabled.end(),
-                           [&](const std::string& prefix) { return tactic.starts_with(prefix); });
+            choices_[&node] = std::move(choice);
+            return true;
+        });
     }
 
     std::vector<Tactic> tactics_of(const Implementation& implementation, const RegionView& region) const {
@@ -148,69 +114,43 @@ class Compiler {
 
     Choice choose(const Node& node, RegionInfo& info) {
         const RegionView region(node);
-        const auto wanted = options_.tactics.find(info.path);
-        std::vector<std::pair<std::string, std::string>> answers;  // in the order of the list
-        std::vector<Candidate> able;
-        std::optional<Candidate> by_default;
+        std::vector<TacticAnswer> answers;
+        std::vector<std::optional<Candidate>> candidates;  // by answer; nullopt: it refused
+        int first = -1, by_default = -1;
         bool settled = false;  // by_default beats all that follow
         for (const Implementation* implementation : implementations(region)) {
             const bool reference = implementation == &families::kReference;
-            if (reference && !able.empty()) break;
-            Refusal refusal = Refusal::none;
-            if (!reference && (options_.only_reference || is_disabled(implementation->name)))
-                refusal = Refusal::disabled;
-            else
-                refusal = implementation->can_implement(region, parts_.environment);
+            if (reference && first >= 0) break;
+            const bool off = !reference && (options_.only_reference || tactics_.is_disabled(implementation->name));
+            const Refusal refusal = off ? Refusal::disabled : implementation->can_implement(region, parts_.environment);
             if (refusal != Refusal::none) {
-                answers.emplace_back(implementation->name, to_string(refusal));
+                answers.push_back({std::string(implementation->name), refusal});
+                candidates.emplace_back();
                 continue;
             }
             const bool pays = implementation->pays == nullptr || implementation->pays(region, parts_.environment);
             for (Tactic& tactic : tactics_of(*implementation, region)) {
-                Candidate candidate{implementation, std::move(tactic.name), tactic.seconds};
-                answers.emplace_back(candidate.name(), to_string(Refusal::slower));
-                if (pays && !settled && !is_disabled(candidate.name())) {
-                    const bool estimated = candidate.seconds > 0;
-                    if (!by_default || (estimated && candidate.seconds < by_default->seconds)) by_default = candidate;
-                    settled = !estimated;
-                }
-                able.push_back(std::move(candidate));
+                const int index = static_cast<int>(answers.size());
+                const Candidate& candidate =
+                    candidates.emplace_back(Candidate{implementation, std::move(tactic.name), tactic.seconds}).value();
+                answers.push_back({candidate.name(), Refusal::none});
+                if (first < 0) first = index;
+                if (!pays || settled || tactics_.is_disabled(candidate.name())) continue;
+                const bool estimated = candidate.seconds > 0;
+                if (by_default < 0 ||
+                    (estimated && candidate.seconds < candidates[static_cast<size_t>(by_default)]->seconds))
+                    by_default = index;
+                settled = !estimated;
             }
         }
-        if (!by_default && !able.empty() && !region.has_body()) by_default = able[0];
-        if (options_.list_candidates) {
-            const bool divisible = region.has_body() && region.body().nodes().size() > 1 && !is_disabled(kDissolve);
-            info.candidates.push_back(by_default ? by_default->name() : std::string(kDissolve));
-            for (const Candidate& candidate : able)
-                if (candidate.name() != info.candidates[0]) info.candidates.push_back(candidate.name());
-            if (by_default && divisible) info.candidates.emplace_back(kDissolve);
-            if (!by_default) sign(region, {}, info);  // others in lower(), where the formats are known
-        }
-        Choice choice{by_default, {}, -1};
-        if (wanted != options_.tactics.end()) {
-            const auto it =
-                std::find_if(able.begin(), able.end(), [&](const Candidate& c) { return c.name() == wanted->second; });
-            if (it != able.end())
-                choice.candidate = *it;
-            else if (wanted->second == kDissolve && region.has_body())
-                choice.candidate.reset();
-            else
-                ignore(*wanted, answers);
-        }
-        const std::string chosen = choice.candidate ? choice.candidate->name() : std::string(kDissolve);
-        for (auto& answer : answers)
-            if (answer.first != chosen && answer.second != to_string(Refusal::slower))
-                choice.refused.push_back(std::move(answer));
-        info.tactic = chosen;
+        if (by_default < 0 && !region.has_body()) by_default = first;
+        if (options_.list_candidates && by_default < 0)
+            sign(region, {}, info);  // others in lower(), where the formats are known
+        const int chosen = tactics_.settle(region, answers, by_default, info);
+        Choice choice{chosen < 0 ? std::nullopt : candidates[static_cast<size_t>(chosen)], {}, -1};
+        for (const auto& [tactic, refusal] : answers)
+            if (refusal != Refusal::none) choice.refused.emplace_back(tactic, to_string(refusal));
         return choice;
-    }
-
-    void ignore(const std::pair<const std::string, std::string>& wanted,
-                std::span<const std::pair<std::string, std::string>> answers) {
-        std::string why = "no tactic of this name";
-        for (const auto& [name, refusal] : answers)
-            if (name == wanted.second || wanted.second.starts_with(name + ":")) why = refusal;
-        parts_.ignored_tactics.push_back(wanted.first + ": " + wanted.second + " (" + why + ")");
     }
 
     // ---- buffers ----
@@ -484,9 +424,9 @@ class Compiler {
 
     const CompileOptions& options_;
     CudaProgram::Parts parts_;
+    TacticChoice tactics_{options_, parts_.regions, parts_.ignored_tactics};
     std::unordered_map<const Node*, Choice> choices_;
-    std::unordered_map<std::string, int> paths_;  // how often each was met
-    int lowering_ = -1;                           // the region that lower() is at
+    int lowering_ = -1;  // the region that lower() is at
     std::vector<BufferLife> buffers_;
     std::vector<Wires> wires_;
     std::unordered_map<std::pair<const Value*, Format>, int, KeyHash> located_;
