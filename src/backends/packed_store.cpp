@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "planish/error.hpp"
+
 namespace planish {
 
 Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const Packing& packing, int threads) {
@@ -26,11 +28,15 @@ Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std
 
 Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout, int64_t count,
                         const std::function<void(std::span<float>)>& fill) {
-    return get(constant, layout, [&] {
+    Tensor packed = get(constant, layout, [&] {
         Tensor made = allocate(count);
         fill(made.data<float>());
         return made;
     });
+    if (packed.size() != count)
+        fail(ErrorCode::internal, "packed weights of form '" + layout + "' have " + std::to_string(packed.size()) +
+                                      " floats where " + std::to_string(count) + " are read");
+    return packed;
 }
 
 std::shared_ptr<const Tensor> PackedStore::derived(const std::shared_ptr<const Tensor>& constant,

@@ -28,7 +28,7 @@ class PackedStore {
                const std::function<Tensor()>& pack);
     /// As above, for `count` floats that `fill` writes, all of them. They lie one behind the other in the order of
     /// their making, mostly in huge pages: a network that reads all its weights once a run would else miss the TLB at
-    /// each 4 KiB.
+    /// each 4 KiB. Throws `internal` where the form was made with another count: its grammar leaves something out.
     Tensor get(const std::shared_ptr<const Tensor>& constant, const std::string& layout, int64_t count,
                const std::function<void(std::span<float>)>& fill);
     /// A constant that is made of `constant`, the same one each time. `form` is the grammar of what is done to it.

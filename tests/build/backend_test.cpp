@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "backends/cpu/isa.hpp"
 #include "build/verify.hpp"
 #include "passes/pass.hpp"
@@ -350,6 +352,67 @@ INSTANTIATE_TEST_SUITE_P(All, CpuBackend,
                              return std::string(std::get<0>(info.param).name) + "_" + target + "_threads" +
                                     std::to_string(std::get<2>(info.param));
                          });
+
+// An engine packs weights once and compiles a program for each shape that it meets: what one of them packed, all others
+// must be able to read.
+TEST(CpuProgram, AllShapesShareWhatOneOfThemPacked) {
+    const auto quantized = [](int kernel, int channels, int group, int stride) {
+        const std::string k = std::to_string(kernel), c = std::to_string(channels), pad = std::to_string(kernel / 2);
+        return R"(graph "g" { input %x : float32[n, )" + c + R"(, h, w] const %s : float32[] = [0.02]
+            const %z : uint8[] = [113] const %t : float32[] = [0.5] const %w : int8[)" +
+               c + ", " + std::to_string(channels / group) + ", " + k + ", " + k +
+               R"(] = dense<0> const %ws : float32[] = [0.01]
+            %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws)
+            %y = Conv(%a, %wf) {group = )" +
+               std::to_string(group) + ", pads = [" + pad + ", " + pad + ", " + pad + ", " + pad + "], strides = [" +
+               std::to_string(stride) + ", " + std::to_string(stride) +
+               R"(]} %c = HardSwish(%y) %e = QuantizeLinear(%c, %t) output %e })";
+    };
+    const std::vector<std::string> texts = {
+        quantized(3, 40, 40, 1),
+        quantized(5, 72, 72, 1),
+        quantized(5, 100, 100, 2),
+        quantized(7, 40, 40, 1),
+        quantized(3, 24, 1, 1),
+        quantized(1, 24, 1, 1),
+        R"(graph "g" { input %x : float32[n, 40, h, w] const %w : float32[40, 1, 5, 5] = dense<0>
+           %y = Conv(%x, %w) {group = 40, pads = [2, 2, 2, 2]} %z = Relu(%y) output %z })",
+        R"(graph "g" { input %x : float32[n, 32, h, w] const %w : float32[48, 32, 3, 3] = dense<0>
+           %y = Conv(%x, %w) {pads = [1, 1, 1, 1]} %z = Relu(%y) output %z })",
+        R"(graph "g" { input %x : float32[n, 8, h, w] const %w1 : float32[96, 8, 1, 1] = dense<0>
+           const %w2 : float32[96, 1, 3, 3] = dense<0> const %w3 : float32[8, 96, 1, 1] = dense<0>
+           %e = Conv(%x, %w1) %f = Relu(%e) %d = Conv(%f, %w2) {group = 96, pads = [1, 1, 1, 1]}
+           %g = Relu(%d) %p = Conv(%g, %w3) output %p })",
+        R"(graph "g" { input %x : float32[n, h, w, 48] const %w : float32[48, 70] = dense<0>
+           %y = MatMul(%x, %w) output %y })",
+    };
+    for (const std::string& text : texts) {
+        auto graph = parse_graph(text);
+        fill(*graph);
+        passes::run(*graph, passes::portable_pipeline());
+        PackedStore store;
+        const auto shape = *graph->inputs()[0]->type.shape;
+        const bool images = !shape[3].is_constant();
+        for (const auto [n, h, w] : {std::array<int64_t, 3>{1, 8, 8},
+                                     {1, 4, 4},
+                                     {1, 3, 80},
+                                     {2, 1, 1},
+                                     {1, 2, 37},
+                                     {1, 64, 3},
+                                     {3, 5, 17},
+                                     {1, 40, 40}}) {
+            const Dims dims = images ? Dims{n, *shape[1].value(), h, w} : Dims{n, h, w, 48};
+            auto specialised = passes::specialise(*graph, {{dims}});
+            const std::vector<Tensor> inputs = verification::random_inputs(*specialised, 3);
+            CompileOptions options;
+            options.packed = &store;
+            const auto program = cpu_backend().compile(std::move(specialised), options);
+            for (const VerificationRow& row : verification::verify_regions(*program, inputs, 1))
+                EXPECT_TRUE(row.passed) << row.implementation << " on " << n << "x" << h << "x" << w << ": "
+                                        << row.error << " > " << row.tolerance << " in " << text;
+        }
+    }
+}
 
 // A program that computes something else must be caught, and the region named.
 TEST(Verification, CatchesAWrongRegion) {

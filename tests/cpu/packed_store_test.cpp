@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "planish/error.hpp"
+
 namespace planish {
 namespace {
 
@@ -48,6 +50,14 @@ TEST(PackedStore, ForgetsWhatItsConstantTookAlong) {
     EXPECT_EQ(store.bytes(), 4000);
     constant.reset();
     EXPECT_EQ(store.bytes(), 0);
+}
+
+TEST(PackedStore, AFormThatLeavesSomethingOutIsAnError) {
+    PackedStore store;
+    const auto constant = std::make_shared<const Tensor>(Tensor::scalar(0.0F));
+    const auto fill = [](std::span<float> to) { std::fill(to.begin(), to.end(), 1.0F); };
+    store.get(constant, "rows of one image", 12, fill);
+    EXPECT_THROW(store.get(constant, "rows of one image", 16, fill), Error);
 }
 
 }  // namespace

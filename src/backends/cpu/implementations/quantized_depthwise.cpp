@@ -106,7 +106,7 @@ std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const 
     read(region, environment, c);
     auto plan =
         std::make_shared<const DepthwiseI8Plan>(depthwise_shape(c.shape), c.post_ops, c.options, environment.isa);
-    // All of the packed form that is not in the weights.
+    // The channels' terms lie between the weights.
     Hasher hasher;
     const auto bytes = [](const auto& values) { return std::as_bytes(std::span(values.data(), values.size())); };
     hasher.update_bytes(bytes(c.scales)).update_bytes(bytes(c.bias));
@@ -115,18 +115,14 @@ std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const 
         operands.push_back(operand->data<float>().data());
         hasher.update_bytes(std::as_bytes(operand->data<float>()));
     }
-    hasher.update(static_cast<uint64_t>(c.options.x_zero));
-    hasher.update(c.options.output ? std::to_string(c.options.output->scale) : "");
-    const auto& s = c.shape;
-    const std::string form =
-        fmt::format("depthwise_i8 {}x{} s{} d{} ops={} {} {}", s.kh, s.kw, s.stride_h, s.dilation_h, c.post_ops.size(),
-                    to_string(environment.isa), hasher.digest().to_hex());
+    const std::string form = fmt::format("{} channels={}", plan->packed_form(), hasher.digest().to_hex());
     const auto weights = region.constant(&region.input(c.w));
     const Tensor packed = environment.transformed_weights(
         weights, form, static_cast<int64_t>(plan->packed_size() / sizeof(float)), [&](std::span<float> to) {
             plan->pack(weights->data<int8_t>().data(), {c.scales.data(), c.bias.data(), operands},
                        reinterpret_cast<std::byte*>(to.data()));
         });
+    const ConvShape& s = c.shape;
     auto kernel = make_kernel(
         fmt::format("depthwise_i8_{}x{}s{}_{}", s.kh, s.kw, s.stride_h, to_string(environment.isa)),
         [plan, packed, x = c.x, tensors = c.tensors](const Launch& launch) {

@@ -1,6 +1,8 @@
 // 8-bit depthwise convolution: blocks of channels, rows that are interleaved together, and the threads over both.
 #include "backends/cpu/jit/depthwise_i8.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -170,6 +172,16 @@ const DepthwiseShape& DepthwiseI8Plan::shape() const {
 }
 size_t DepthwiseI8Plan::packed_size() const {
     return impl_->packed_size;
+}
+std::string DepthwiseI8Plan::packed_form() const {
+    const Impl& impl = *impl_;
+    const bool folds = impl.code != nullptr && impl.code->folds_output_scale();
+    std::string form = fmt::format(
+        "depthwise_i8 {}x{} stride={} zero={} unit={} operands={} rows={} of {}x{} blocks=", impl.s.kernel_h,
+        impl.s.kernel_w, impl.s.stride_h, impl.options.x_zero, folds ? impl.options.output->scale : 1.0f,
+        impl.channel_operands, impl.output_rows, impl.groups, impl.group_rows);
+    for (const Block& block : impl.blocks) form += fmt::format("{}+{},", block.channel, block.width);
+    return form;
 }
 size_t DepthwiseI8Plan::workspace(int threads) const {
     return impl_->thread_bytes * static_cast<size_t>(threads);

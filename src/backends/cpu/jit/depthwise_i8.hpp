@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "backends/cpu/jit/depthwise.hpp"
 #include "backends/cpu/jit/i8_product.hpp"
@@ -40,6 +41,9 @@ class DepthwiseI8Plan {
 
     const DepthwiseShape& shape() const;
     size_t packed_size() const;  ///< in bytes
+    /// Grammar of the packed form. Two plans whose forms and channels are alike read the same bytes; the sizes of the
+    /// images count where they decide how many rows are computed together.
+    std::string packed_form() const;
     /// Packs weights[channels][kernel_h][kernel_w] with all that depends on the channel; `packed` is 64-byte aligned.
     void pack(const int8_t* weights, const DepthwiseI8Channels& channels, std::byte* packed) const;
     size_t workspace(int threads) const;  ///< in bytes
