@@ -26,16 +26,6 @@ void for_rows(int64_t count, int64_t work, FunctionRef<void(int64_t)> fn) {
 
 }  // namespace
 
-Matrix transposed(const Matrix& a) {
-    Matrix t(a.columns, a.rows);
-    constexpr int64_t kTile = 16;
-    for (int64_t i0 = 0; i0 < a.rows; i0 += kTile)
-        for (int64_t j0 = 0; j0 < a.columns; j0 += kTile)
-            for (int64_t i = i0; i < std::min(a.rows, i0 + kTile); ++i)
-                for (int64_t j = j0; j < std::min(a.columns, j0 + kTile); ++j) t.at(j, i) = a.at(i, j);
-    return t;
-}
-
 Matrix product(const Matrix& a, const Matrix& b, int threads) {
     Matrix c(a.rows, b.columns);
     if (a.rows * a.columns * b.columns < (1 << 16)) {
@@ -54,16 +44,6 @@ Matrix product(const Matrix& a, const Matrix& b, int threads) {
     const auto values = result[0].tensor.data<float>();
     std::copy(values.begin(), values.end(), c.data.begin());
     return c;
-}
-
-std::vector<double> centre_columns(Matrix& a) {
-    std::vector<double> means(static_cast<size_t>(a.columns));
-    for (int64_t i = 0; i < a.rows; ++i)
-        for (int64_t j = 0; j < a.columns; ++j) means[static_cast<size_t>(j)] += a.at(i, j);
-    for (double& mean : means) mean /= static_cast<double>(std::max<int64_t>(a.rows, 1));
-    for (int64_t i = 0; i < a.rows; ++i)
-        for (int64_t j = 0; j < a.columns; ++j) a.at(i, j) -= static_cast<float>(means[static_cast<size_t>(j)]);
-    return means;
 }
 
 // From the last row up: D_k = H_kk, U_ik = H_ik / D_k, H_ij -= U_ik D_k U_jk for i, j < k. Rows of the lower triangle

@@ -5,26 +5,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/matrix.hpp"
+
 namespace planish::precision {
 
-/// Row-major.
-struct Matrix {
-    Matrix() = default;
-    Matrix(int64_t rows, int64_t columns) : rows(rows), columns(columns), data(static_cast<size_t>(rows * columns)) {}
-    float* row(int64_t i) { return data.data() + i * columns; }
-    const float* row(int64_t i) const { return data.data() + i * columns; }
-    float& at(int64_t i, int64_t j) { return row(i)[j]; }
-    float at(int64_t i, int64_t j) const { return row(i)[j]; }
+using Matrix = planish::Matrix<float>;
 
-    int64_t rows = 0, columns = 0;
-    std::vector<float> data;
-};
-
-Matrix transposed(const Matrix& a);
 /// a b, by the CPU's kernels where large.
 Matrix product(const Matrix& a, const Matrix& b, int threads);
-/// Subtracts from each column its mean and returns the means.
-std::vector<double> centre_columns(Matrix& a);
 
 /// H = U D U^T of a symmetric positive definite H, U unit upper triangular.
 class Factor {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 
+#include "base/glob.hpp"
 #include "passes/rewrite.hpp"
 #include "planish/error.hpp"
 #include "precision/equalise.hpp"
@@ -209,7 +210,7 @@ class Quantizer {
         std::string precision = "int8";
         for (const std::string& name : passes::origins_of(node))
             for (const auto& [pattern, value] : options_.layer_precision)
-                if (matches(pattern, name)) precision = value;
+                if (matches(pattern, name, '?')) precision = value;
         if (precision != "int8")
             result_.layers.push_back({node.name, std::string(node.op().name), "fp32", precision, 300, "pinned"});
         return precision == "int8";
@@ -496,13 +497,6 @@ class Quantizer {
 };
 
 }  // namespace
-
-bool matches(std::string_view pattern, std::string_view name) {
-    if (pattern.empty()) return name.empty();
-    if (pattern[0] == '*')
-        return matches(pattern.substr(1), name) || (!name.empty() && matches(pattern, name.substr(1)));
-    return !name.empty() && (pattern[0] == '?' || pattern[0] == name[0]) && matches(pattern.substr(1), name.substr(1));
-}
 
 QuantizeResult quantize(Graph& graph, std::span<const TensorMap> samples, const QuantizeOptions& options) {
     return Quantizer(graph, samples, options).run();

@@ -42,7 +42,4 @@ struct QuantizeResult {
 /// `graph` is the portable core. Errors: invalid_argument (no samples, or such as the model does not take).
 QuantizeResult quantize(Graph& graph, std::span<const TensorMap> samples, const QuantizeOptions& options);
 
-/// Whether `name` is described by `pattern`, in which * stands for any text and ? for one character.
-bool matches(std::string_view pattern, std::string_view name);
-
 }  // namespace planish::precision

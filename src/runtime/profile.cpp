@@ -4,18 +4,13 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/median.hpp"
 #include "planish/error.hpp"
 
 namespace planish::runtime {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-double median(std::vector<double> samples) {
-    const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
-    std::nth_element(samples.begin(), middle, samples.end());
-    return *middle;
-}
 
 double duration(const Timeline::Span& span) {
     return span.end - span.begin;

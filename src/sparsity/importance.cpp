@@ -87,7 +87,7 @@ class Reader {
         for (int64_t o = 0; o < w.outputs; ++o)
             for (int64_t c = 0; c < w.channels; ++c)
                 for (int64_t k = 0; k < w.kernel; ++k) weights_.at(c, o * w.kernel + k) = w.at(o, c, k);
-        if (takes_bias(product, true)) centre(rows);
+        if (takes_bias(product, true)) centre_columns(rows);
         Matrix covariance = transposed_product(rows, rows);
         double trace = 0;
         for (int64_t i = 0; i < covariance.rows; ++i) trace += covariance.at(i, i);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <set>
 
+#include "base/median.hpp"
 #include "passes/rewrite.hpp"
 #include "runtime/profile.hpp"
 
@@ -20,11 +21,6 @@ std::vector<NamedView> views_of(const TensorMap& inputs) {
     for (const auto& [name, tensor] : inputs)
         views.push_back({name, {tensor.dtype(), tensor.dims(), const_cast<void*>(tensor.raw())}});
     return views;
-}
-
-double median(std::vector<double>& values) {
-    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-    return values[values.size() / 2];
 }
 
 }  // namespace
@@ -87,7 +83,7 @@ std::pair<double, double> time_both(Context& a, Context& b, const TensorMap& inp
         first.push_back(once(a));
         second.push_back(once(b));
     }
-    return {median(first), median(second)};
+    return {median(std::move(first)), median(std::move(second))};
 }
 
 }  // namespace planish::sparsity

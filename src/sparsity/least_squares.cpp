@@ -17,18 +17,8 @@ Matrix transposed_product(const Matrix& a, const Matrix& b) {
             for (int64_t i = 0; i < count; ++i) out[i] = a.at(first + i, line);
         },
         [&](int64_t line, int64_t first, int64_t count, double* out) { std::copy_n(b.row(line) + first, count, out); },
-        result.values.data());
+        result.data.data());
     return result;
-}
-
-std::vector<double> centre(Matrix& m) {
-    std::vector<double> mean(static_cast<size_t>(m.columns));
-    for (int64_t r = 0; r < m.rows; ++r)
-        for (int64_t c = 0; c < m.columns; ++c) mean[static_cast<size_t>(c)] += m.at(r, c);
-    for (double& value : mean) value /= static_cast<double>(std::max<int64_t>(m.rows, 1));
-    for (int64_t r = 0; r < m.rows; ++r)
-        for (int64_t c = 0; c < m.columns; ++c) m.at(r, c) -= mean[static_cast<size_t>(c)];
-    return mean;
 }
 
 // A = UᵀU with an upper U, whose rows are walked along memory throughout.
@@ -83,8 +73,8 @@ NormalEquations::NormalEquations(const Matrix& inputs, const Matrix& targets)
     : gram(transposed_product(inputs, inputs)), right(transposed_product(inputs, targets)) {}
 
 NormalEquations& NormalEquations::operator+=(const NormalEquations& other) {
-    for (size_t i = 0; i < gram.values.size(); ++i) gram.values[i] += other.gram.values[i];
-    for (size_t i = 0; i < right.values.size(); ++i) right.values[i] += other.right.values[i];
+    for (size_t i = 0; i < gram.data.size(); ++i) gram.data[i] += other.gram.data[i];
+    for (size_t i = 0; i < right.data.size(); ++i) right.data[i] += other.right.data[i];
     return *this;
 }
 
@@ -96,30 +86,21 @@ Matrix NormalEquations::solve(const Matrix& prior, double ridge) const {
     Matrix b = right;
     for (int64_t i = 0; i < b.rows; ++i)
         for (int64_t t = 0; t < b.columns; ++t) b.at(i, t) += lambda * prior.at(t, i);
-    const Matrix solution = sparsity::solve(gram, std::move(b), lambda);
-    Matrix result(prior.rows, prior.columns);
-    for (int64_t t = 0; t < result.rows; ++t)
-        for (int64_t i = 0; i < result.columns; ++i) result.at(t, i) = solution.at(i, t);
-    return result;
+    return transposed(sparsity::solve(gram, std::move(b), lambda));
 }
 
 Matrix rows_of(const Matrix& m, int64_t first, int64_t last) {
     Matrix part(last - first, m.columns);
-    std::copy(m.row(first), m.row(last), part.values.begin());
+    std::copy(m.row(first), m.row(last), part.data.begin());
     return part;
 }
 
 double squared_error(const Matrix& inputs, const Matrix& targets, const Matrix& b) {
     // X Bᵀ as a product of transposes, whose inner axis is the channels.
-    Matrix x(inputs.columns, inputs.rows), w(b.columns, b.rows);
-    for (int64_t r = 0; r < inputs.rows; ++r)
-        for (int64_t c = 0; c < inputs.columns; ++c) x.at(c, r) = inputs.at(r, c);
-    for (int64_t t = 0; t < b.rows; ++t)
-        for (int64_t c = 0; c < b.columns; ++c) w.at(c, t) = b.at(t, c);
-    const Matrix made = transposed_product(x, w);
+    const Matrix made = transposed_product(transposed(inputs), transposed(b));
     double error = 0;
-    for (size_t i = 0; i < made.values.size(); ++i) {
-        const double d = made.values[i] - targets.values[i];
+    for (size_t i = 0; i < made.data.size(); ++i) {
+        const double d = made.data[i] - targets.data[i];
         error += d * d;
     }
     return error;

@@ -5,26 +5,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/matrix.hpp"
+
 namespace planish::sparsity {
 
-/// A row-major matrix.
-struct Matrix {
-    int64_t rows = 0, columns = 0;
-    std::vector<double> values;
-
-    Matrix() = default;
-    Matrix(int64_t r, int64_t c) : rows(r), columns(c), values(static_cast<std::size_t>(r * c)) {}
-    double* row(int64_t r) { return values.data() + r * columns; }
-    const double* row(int64_t r) const { return values.data() + r * columns; }
-    double& at(int64_t r, int64_t c) { return row(r)[c]; }
-    double at(int64_t r, int64_t c) const { return row(r)[c]; }
-};
+using Matrix = planish::Matrix<double>;
 
 /// AᵀB: the covariance of two sets of observations, one in a row.
 Matrix transposed_product(const Matrix& a, const Matrix& b);
-
-/// Subtracts each column's mean and returns the means.
-std::vector<double> centre(Matrix& m);
 
 /// X of (A + λI) X = B for a symmetric positive semidefinite A, by Cholesky's factorisation.
 Matrix solve(Matrix a, Matrix b, double lambda);

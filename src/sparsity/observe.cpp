@@ -78,7 +78,7 @@ std::vector<Matrix> Observer::observe(const Graph& graph, const std::vector<Tap>
     for (size_t t = 0; t < taps.size(); ++t) {
         result[t].columns = channels[t];
         result[t].rows = channels[t] == 0 ? 0 : static_cast<int64_t>(rows[t].size()) / channels[t];
-        result[t].values = std::move(rows[t]);
+        result[t].data = std::move(rows[t]);
     }
     return result;
 }

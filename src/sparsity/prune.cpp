@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "base/glob.hpp"
 #include "build/model.hpp"
 #include "build/verify.hpp"
 #include "exporters/onnx/exporter.hpp"
@@ -40,14 +41,6 @@ void check_options(const PruneOptions& options) {
             return;
         }
     invalid("unknown criterion '" + options.criterion + "'", "criteria are auto, l1, l2, bn, activation");
-}
-
-/// '*' stands for any characters.
-bool matches(std::string_view pattern, std::string_view text) {
-    if (pattern.empty()) return text.empty();
-    if (pattern.front() == '*')
-        return matches(pattern.substr(1), text) || (!text.empty() && matches(pattern, text.substr(1)));
-    return !text.empty() && pattern.front() == text.front() && matches(pattern.substr(1), text.substr(1));
 }
 
 int64_t constant_bytes(const Graph& graph) {

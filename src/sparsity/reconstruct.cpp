@@ -48,11 +48,11 @@ Matrix apply(const Matrix& rows, const Weights& w, const std::vector<int64_t>& c
 
 double relative_distance(const Matrix& a, const Matrix& b, bool centred) {
     Matrix reference = b;
-    if (centred) centre(reference);
+    if (centred) centre_columns(reference);
     double distance = 0, size = 0;
-    for (size_t i = 0; i < a.values.size(); ++i) {
-        distance += (a.values[i] - b.values[i]) * (a.values[i] - b.values[i]);
-        size += reference.values[i] * reference.values[i];
+    for (size_t i = 0; i < a.data.size(); ++i) {
+        distance += (a.data[i] - b.data[i]) * (a.data[i] - b.data[i]);
+        size += reference.data[i] * reference.data[i];
     }
     return size > 0 ? std::sqrt(distance / size) : 0;
 }
@@ -87,8 +87,8 @@ void fit_product(const Product& product, const Weights& now, const Matrix& targe
     Matrix x = inputs, t = target, prior(now.outputs, now.channels);
     std::vector<double> mean_x, mean_t;
     if (shifts) {
-        mean_x = centre(x);
-        mean_t = centre(t);
+        mean_x = centre_columns(x);
+        mean_t = centre_columns(t);
     }
     for (int64_t o = 0; o < now.outputs; ++o)
         for (int64_t c = 0; c < now.channels; ++c) prior.at(o, c) = now.at(o, c, 0);
@@ -181,8 +181,8 @@ std::vector<Repair> reconstruct(const Graph& original, Graph& pruned, const Chan
                 Matrix made = apply(inputs, read_weights(product), all(now.channels));
                 Matrix reference = target;
                 if (shifts) {
-                    centre(made);
-                    centre(reference);
+                    centre_columns(made);
+                    centre_columns(reference);
                 }
                 repair.error = relative_distance(made, reference, false);
             } else {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/hash.hpp"
+#include "base/median.hpp"
 #include "base/thread_pool.hpp"
 #include "planish/error.hpp"
 #include "planish/planish.hpp"
@@ -24,12 +25,6 @@ constexpr double kLeastShare = 0.003;   // of the network's time that such a gai
 constexpr double kSecondsATurn = 0.05;  // that its timed runs take together, one run at least
 constexpr int kMostRuns = 20;           // in one turn
 constexpr double kPassShare = 0.8;      // of the remaining progress: how many passes there will be is not known
-
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<long>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
 
 /// Regions of one key are timed together: they compute the same in the same layouts.
 struct Group {

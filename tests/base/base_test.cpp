@@ -14,8 +14,11 @@
 #include "base/aligned_buffer.hpp"
 #include "base/cpu_budget.hpp"
 #include "base/function_ref.hpp"
+#include "base/glob.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "base/matrix.hpp"
+#include "base/median.hpp"
 #include "planish/error.hpp"
 
 namespace planish {
@@ -155,6 +158,35 @@ TEST(FunctionRef, LambdasFunctionsAndReferences) {
     FunctionRef<int(int)> copy = ref;
     EXPECT_EQ(copy(4), 7);
     EXPECT_EQ(FunctionRef<int(int)>(twice)(21), 42);
+}
+
+TEST(Matches, StarsAndASingleCharacterWhereOneIsNamed) {
+    EXPECT_TRUE(matches("*", ""));
+    EXPECT_TRUE(matches("/head/*", "/head/fc/Gemm"));
+    EXPECT_TRUE(matches("*Gemm", "/head/fc/Gemm"));
+    EXPECT_FALSE(matches("head", "/head"));
+    EXPECT_TRUE(matches("block.?.conv", "block.3.conv", '?'));
+    EXPECT_FALSE(matches("block.?.conv", "block.13.conv", '?'));
+    EXPECT_FALSE(matches("block.?.conv", "block.3.conv"));
+    EXPECT_TRUE(matches("block.?.conv", "block.?.conv"));
+}
+
+TEST(Median, IsTheUpperOneInTheMiddle) {
+    EXPECT_EQ(median({3}), 3);
+    EXPECT_EQ(median({5, 1, 3}), 3);
+    EXPECT_EQ(median({4, 1, 3, 2}), 3);
+}
+
+TEST(Matrix, TransposedAndCentred) {
+    Matrix<float> a(18, 3);  // more rows than a tile has
+    for (int64_t i = 0; i < 18; ++i)
+        for (int64_t j = 0; j < 3; ++j) a.at(i, j) = static_cast<float>(10 * i + j);
+    const Matrix<float> t = transposed(a);
+    ASSERT_EQ(t.rows, 3);
+    for (int64_t i = 0; i < 18; ++i)
+        for (int64_t j = 0; j < 3; ++j) EXPECT_EQ(t.at(j, i), a.at(i, j));
+    EXPECT_EQ(centre_columns(a), (std::vector<double>{85, 86, 87}));
+    EXPECT_EQ(a.at(0, 2), -85.0f);
 }
 
 }  // namespace

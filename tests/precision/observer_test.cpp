@@ -104,15 +104,6 @@ TEST(Method, UnknownNamesAreErrors) {
     EXPECT_THROW(parse_method("best"), Error);
 }
 
-TEST(Matches, StarsAndQuestionMarks) {
-    EXPECT_TRUE(matches("*", ""));
-    EXPECT_TRUE(matches("/head/*", "/head/fc/Gemm"));
-    EXPECT_TRUE(matches("*Gemm", "/head/fc/Gemm"));
-    EXPECT_TRUE(matches("block.?.conv", "block.3.conv"));
-    EXPECT_FALSE(matches("block.?.conv", "block.13.conv"));
-    EXPECT_FALSE(matches("head", "/head"));
-}
-
 TEST(CalibrationTable, WrittenAndReadAgain) {
     const auto path = std::filesystem::temp_directory_path() / "planish_calibration_test.json";
     const CalibrationTable table = {{"a/b", grid_of(-1, 3)}, {"x", grid_of(0, 6)}};
