@@ -8,11 +8,9 @@
 //     pruned.build().save("pruned.plan");
 #pragma once
 
-#include "planish/planish.hpp"
+#include "planish/optimised.hpp"
 
 namespace planish {
-
-class Graph;
 
 struct PruneOptions {
     double ratio = 0.5;  ///< share of the channels that can go which does, in [0, 1)
@@ -57,19 +55,14 @@ struct PruneReport {
     std::vector<std::string> warnings;
 };
 
-/// A pruned network. Immutable; copies share their content.
-class PLANISH_API Pruned {
+/// A pruned network.
+class PLANISH_API Pruned : public Optimised {
   public:
     Pruned(std::shared_ptr<const Graph> graph, PruneReport report);
 
     const PruneReport& report() const { return *report_; }
-    const Graph& graph() const { return *graph_; }
-    std::vector<std::byte> onnx_bytes() const;
-    void save_onnx(const std::filesystem::path& path) const;
-    Plan build(const BuildOptions& options = {}) const;
 
   private:
-    std::shared_ptr<const Graph> graph_;
     std::shared_ptr<const PruneReport> report_;
 };
 

@@ -10,6 +10,7 @@ from ._api import Context, Engine, Plan, TensorInfo, build, export_onnx, load
 from ._errors import Error
 from ._planish import __version__
 from ._prune import Pruned, prune
+from ._sparsify import Sparsified, sparsify
 
 __all__ = [
     "Context",
@@ -17,10 +18,12 @@ __all__ = [
     "Error",
     "Plan",
     "Pruned",
+    "Sparsified",
     "TensorInfo",
     "__version__",
     "build",
     "export_onnx",
     "load",
     "prune",
+    "sparsify",
 ]

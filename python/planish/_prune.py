@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import _export, _planish
-from ._api import PathLike, Plan, _shape_ranges, build
-from ._arrays import feeds_of, to_user
+from ._api import PathLike, _shape_ranges
+from ._arrays import feeds_of
+from ._calibration import samples_of
 from ._errors import Error
-from ._progress import reported
+from ._optimised import Optimised, optimised
 
 
-class Pruned:
-    """A pruned network: `report`, `save_onnx`, `build`."""
+class Pruned(Optimised):
+    """A pruned network.
 
-    def __init__(self, raw: _planish.Pruned) -> None:
-        self._raw = raw
-
-    @property
-    def report(self) -> dict:
-        """layers (rows: layer, op, inputs and channels before and after, error, seconds, bytes), and for the whole
-        network channels, seconds and bytes before and after, criterion, warnings."""
-        return self._raw.report()
-
-    def onnx_bytes(self) -> bytes:
-        """The pruned network as an ONNX model."""
-        return self._raw.onnx_bytes()
-
-    def save_onnx(self, path: PathLike) -> None:
-        """Writes the pruned network as an ONNX model. Errors: io_error."""
-        self._raw.save_onnx(os.fspath(path))
-
-    def build(self, output: PathLike | None = None, **options: Any) -> Plan:
-        """Compiles the pruned network; options are those of `planish.build`."""
-        return build(self.onnx_bytes(), output, **options)
-
-    def constants(self) -> dict:
-        """Weights and other constants, as arrays by name."""
-        return {name: to_user(value) for name, value in self._raw.constants().items()}
+    Its report: layers (rows: layer, op, inputs and channels before and after, error, seconds, bytes), and for the whole
+    network channels, seconds and bytes before and after, criterion, warnings.
+    """
 
     def __repr__(self) -> str:
         report = self.report
@@ -52,7 +30,7 @@ def prune(
     *,
     ratio: float | None = None,
     speedup: float | None = None,
-    calibration: Iterable[Mapping[str, Any]] | None = None,
+    calibration: Any = None,
     criterion: str = "auto",
     scope: str = "global",
     multiple: int = 8,
@@ -74,7 +52,7 @@ def prune(
     output: where the result goes: ONNX when it ends in .onnx, else a plan. None: only in memory.
     ratio: share of the channels that can go which does; default 0.5.
     speedup: in place of a ratio, how many times as fast the measured network shall be.
-    calibration: inputs by name, some dozens as the network will see them.
+    calibration: inputs as the network will see them, some dozens, in the forms that `planish.build` takes.
     criterion: "l1", "l2", "bn", "activation" (the loss on calibration data), or "auto": activation where there is data.
     scope: "global": the ratio holds over all layers together; "layer": in each.
     multiple: what is left of a layer's channels is a multiple of this.
@@ -92,10 +70,7 @@ def prune(
         raise Error("invalid_argument", "ratio and speedup are both given", "give one of them")
     if scope not in ("global", "layer"):
         raise Error("invalid_argument", f"unknown scope {scope!r}", "scopes are global, layer")
-    ranges = _shape_ranges(shapes)
-    if output is not None:
-        _planish.check_writable(os.fspath(output))
-    feeds = feeds_of(calibration if calibration is not None else ())
+    feeds = feeds_of(samples_of(calibration))
     options = {
         "ratio": 0.5 if ratio is None else float(ratio),
         "speedup": 0.0 if speedup is None else float(speedup),
@@ -109,17 +84,9 @@ def prune(
         "keep": list(keep),
         "keep_parameters": keep_parameters,
         "measure": measure,
-        "shapes": ranges,
+        "shapes": _shape_ranges(shapes),
         "threads": threads or 0,
     }
-    if isinstance(model, Plan):
-        model = model.bytes()
-    exported = _export.portable(model, "prune", example_inputs, ranges)
-    with reported(progress) as options["progress"], exported as source:
-        native = _planish.prune_bytes if isinstance(source, bytes) else _planish.prune_path
-        pruned = Pruned(native(source, options))
-    if output is not None and os.fspath(output).endswith(".onnx"):
-        pruned.save_onnx(output)
-    elif output is not None:
-        pruned.build(output, progress=progress, shapes=shapes)
-    return pruned
+    return optimised(
+        "prune", Pruned, model, output, options, progress=progress, shapes=shapes, example_inputs=example_inputs
+    )

@@ -5,6 +5,8 @@
 
 namespace planish::python {
 
+void bind_optimised(nanobind::module_& m);  ///< before those that derive from it
 void bind_prune(nanobind::module_& m);
+void bind_sparsify(nanobind::module_& m);
 
 }  // namespace planish::python

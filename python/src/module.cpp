@@ -347,7 +347,9 @@ NB_MODULE(_planish, m) {
         return without_gil(build_options(options), [&](const BuildOptions& o) { return build(span_of(model), o); });
     });
 
+    bind_optimised(m);
     bind_prune(m);
+    bind_sparsify(m);
 
     nb::class_<Context::Impl>(m, "Context").def("run", &run).def("run_into", &run_into);
 

@@ -65,14 +65,6 @@ PruneOptions prune_options(nb::dict given) {
     return options;
 }
 
-/// Every constant by its name.
-nb::dict constants(const Pruned& pruned) {
-    nb::dict d;
-    for (const Value* value : pruned.graph().values())
-        if (value->is_constant()) d[value->name.c_str()] = to_python(value->constant->clone());
-    return d;
-}
-
 /// By the name of its weights, how many groups each convolution has.
 nb::dict groups(const Pruned& pruned) {
     nb::dict d;
@@ -84,13 +76,8 @@ nb::dict groups(const Pruned& pruned) {
 }  // namespace
 
 void bind_prune(nb::module_& m) {
-    nb::class_<Pruned>(m, "Pruned")
+    nb::class_<Pruned, Optimised>(m, "Pruned")
         .def("report", [](const Pruned& pruned) { return to_dict(pruned.report()); })
-        .def("onnx_bytes", [](const Pruned& pruned) { return bytes_without_gil([&] { return pruned.onnx_bytes(); }); })
-        .def(
-            "save_onnx", [](const Pruned& pruned, const std::string& path) { pruned.save_onnx(path); },
-            nb::call_guard<nb::gil_scoped_release>())
-        .def("constants", &constants)
         .def("groups", &groups);
     m.def("prune_path", [](const std::string& path, nb::dict options) {
         return without_gil(prune_options(options),

@@ -34,11 +34,11 @@ int run(int argc, const char* const* argv) {
                  "planish");
     app.set_version_flag("--version", "planish " + std::string(version()));
     app.require_subcommand(1);
-    const std::pair<const char*, Verb> verbs[] = {{"build", add_build(app)},       {"run", add_run(app)},
-                                                  {"bench", add_bench(app)},       {"inspect", add_inspect(app)},
-                                                  {"compare", add_compare(app)},   {"export", add_export(app)},
-                                                  {"quantize", add_quantize(app)}, {"prune", add_prune(app)},
-                                                  {"cache", add_cache(app)},       {"doctor", add_doctor(app)}};
+    const std::pair<const char*, Verb> verbs[] = {
+        {"build", add_build(app)},       {"run", add_run(app)},         {"bench", add_bench(app)},
+        {"inspect", add_inspect(app)},   {"compare", add_compare(app)}, {"export", add_export(app)},
+        {"quantize", add_quantize(app)}, {"prune", add_prune(app)},     {"sparsify", add_sparsify(app)},
+        {"cache", add_cache(app)},       {"doctor", add_doctor(app)}};
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -26,6 +26,7 @@ Verb add_inspect(CLI::App& app);
 Verb add_compare(CLI::App& app);
 Verb add_export(CLI::App& app);
 Verb add_prune(CLI::App& app);
+Verb add_sparsify(CLI::App& app);
 Verb add_cache(CLI::App& app);
 Verb add_doctor(CLI::App& app);
 

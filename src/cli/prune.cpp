@@ -3,19 +3,19 @@
 
 #include <fmt/format.h>
 
-#include "cli/common.hpp"
+#include "cli/optimise.hpp"
 #include "cli/terminal.hpp"
-#include "plan/plan_io.hpp"
 
 namespace planish::cli {
 namespace {
 
+constexpr const char* kSuffix = "_pruned";
+
 struct Options {
-    std::string model, output, onnx, scope = "global";
-    std::string calibration;
-    std::vector<std::string> shapes;
+    OptimiseOptions common;
+    std::string scope = "global";
     PruneOptions prune;
-    bool no_reconstruct = false, no_measure = false, json = false, quiet = false;
+    bool no_reconstruct = false;
 };
 
 Json to_json(const PruneReport& report) {
@@ -61,42 +61,30 @@ void print_text(const PruneReport& report) {
 }
 
 int run_prune(Options& options) {
-    if (options.output.empty() && options.onnx.empty())
-        options.output = std::filesystem::path(options.model).replace_extension().string() + "_pruned.plan";
-    // The output's own name says what it is.
-    if (options.output.ends_with(".onnx")) std::swap(options.output, options.onnx);
-    for (const std::string& path : {options.output, options.onnx})
-        if (!path.empty()) plan::check_writable(path);
+    OptimiseOptions& common = options.common;
+    choose_outputs(common, kSuffix);
     PruneOptions& prune_options = options.prune;
     prune_options.global = options.scope == "global";
     prune_options.reconstruct = !options.no_reconstruct;
-    prune_options.measure = !options.no_measure;
-    prune_options.shapes = parse_shapes(options.shapes);
-    if (!options.calibration.empty()) prune_options.calibration = read_calibration(options.calibration);
-    ProgressLine line(!options.quiet && !options.json);
+    prune_options.measure = !common.no_measure;
+    prune_options.shapes = parse_shapes(common.shapes);
+    prune_options.threads = common.threads;
+    if (!common.calibration.empty()) prune_options.calibration = read_calibration(common.calibration);
+    ProgressLine line(!common.quiet && !common.json);
     prune_options.progress = [&](const Progress& p) {
         line.update(p.stage, p.detail, p.fraction);
         return true;
     };
-    const Pruned pruned = prune(std::filesystem::path(options.model), prune_options);
-    if (!options.onnx.empty()) pruned.save_onnx(options.onnx);
-    if (!options.output.empty()) {
-        BuildOptions build;
-        build.threads = prune_options.threads;
-        build.shapes = prune_options.shapes;
-        if (!prune_options.calibration.empty()) build.samples = {prune_options.calibration.front()};
-        build.progress = prune_options.progress;
-        pruned.build(build).save(options.output);
-    }
+    const Pruned pruned = prune(std::filesystem::path(common.model), prune_options);
+    BuildOptions build;
+    build.progress = prune_options.progress;
+    write_outputs(common, pruned, build, prune_options.calibration, [](const Plan& plan) { return plan; });
     line.clear();
-    if (options.json)
+    if (common.json)
         fmt::print("{}\n", to_json(pruned.report()).dump(2, ' ', false, Json::error_handler_t::replace));
-    else if (!options.quiet)
+    else if (!common.quiet)
         print_text(pruned.report());
-    for (const std::string& path : {options.output, options.onnx})
-        if (!path.empty() && !options.json && !options.quiet)
-            fmt::print("{} {} ({})\n", paint("wrote", Colour::green), path,
-                       format_bytes(static_cast<int64_t>(std::filesystem::file_size(path))));
+    print_outputs(common);
     return 0;
 }
 
@@ -109,10 +97,7 @@ Verb add_prune(CLI::App& app) {
         "Examples:\n"
         "  planish prune model.onnx --ratio 0.3 --calib inputs/ -o model_pruned.plan\n"
         "  planish prune model.plan --speedup 1.5 --calib inputs.npz --onnx model_pruned.onnx");
-    verb->add_option("model", options->model, "ONNX file or plan")->required();
-    verb->add_option("-o,--output", options->output,
-                     "Where the plan goes, or the model when it ends in .onnx (default: MODEL_pruned.plan)");
-    verb->add_option("--onnx", options->onnx, "Where the pruned model goes as ONNX");
+    add_options(*verb, options->common, kSuffix);
     CLI::Option* ratio =
         verb->add_option("--ratio", options->prune.ratio, "Share of channels to remove (default: 0.5)");
     verb->add_option("--speedup", options->prune.speedup, "How many times as fast the measured network shall be")
@@ -125,20 +110,11 @@ Verb add_prune(CLI::App& app) {
     verb->add_option("--multiple", options->prune.multiple,
                      "What is left of a layer's channels is a multiple of this (default: 8)")
         ->check(CLI::PositiveNumber);
-    verb->add_option("--calib", options->calibration,
-                     "Real inputs: a folder of .npz (a sample each) or .npy files, or an .npz whose arrays hold the "
-                     "samples along their first axis");
     verb->add_flag("--no-reconstruct", options->no_reconstruct, "Leave the other weights as they are");
     verb->add_option("--ridge", options->prune.ridge, "How strongly weights hold on to their values (default: 0.001)")
         ->check(CLI::NonNegativeNumber);
     verb->add_option("--keep", options->prune.keep, "Layer whose channels all stay, '*' for anything; may be repeated")
         ->allow_extra_args(false);
-    verb->add_option("--shape", options->shapes, "NAME=SHAPE to time with; may be repeated")->allow_extra_args(false);
-    verb->add_option("--threads", options->prune.threads, "Threads to run with (default: all)")
-        ->check(CLI::NonNegativeNumber);
-    verb->add_flag("--no-measure", options->no_measure, "Do not time the network");
-    verb->add_flag("--json", options->json, "Print the report as JSON");
-    verb->add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
     return [options] { return run_prune(*options); };
 }
 

@@ -11,8 +11,11 @@
 namespace planish::plan {
 
 inline constexpr char kMagic[8] = {'P', 'L', 'A', 'N', 'I', 'S', 'H', '\0'};
-inline constexpr uint32_t kFormatVersion = 2;       // of plans with packed weights
-inline constexpr uint32_t kPlainFormatVersion = 1;  // of all others, which every version of the reader takes
+// A plan has the first version that knows what it holds, so that readers as old as that take it.
+inline constexpr uint32_t kPlainVersion = 1;
+inline constexpr uint32_t kPackedVersion = 2;  // packed weights
+inline constexpr uint32_t kSparseVersion = 3;  // compressed weights
+inline constexpr uint32_t kFormatVersion = kSparseVersion;
 inline constexpr uint64_t kAlignment = 64;
 inline constexpr size_t kInlineLimit = 256;  // tensors up to this many bytes lie in the description
 inline constexpr int kMaxNesting = 32;       // graphs inside graphs

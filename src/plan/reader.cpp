@@ -5,6 +5,7 @@
 #include "backends/packing.hpp"
 #include "base/aligned_buffer.hpp"
 #include "base/mapped_file.hpp"
+#include "base/sparse_tensor.hpp"
 #include "base/thread_pool.hpp"
 #include "plan/container.hpp"
 #include "plan/plan_io.hpp"
@@ -127,7 +128,7 @@ class Reader {
         if (file_.size() < sizeof header) damaged("it ends inside its header");
         std::memcpy(&header, file_.data(), sizeof header);
         if (header_checksum(header) != header.header_checksum) damaged("its header does not match its checksum");
-        if (header.version < kPlainFormatVersion || header.version > kFormatVersion)
+        if (header.version < kPlainVersion || header.version > kFormatVersion)
             fail(ErrorCode::unsupported,
                  "the plan has format version " + std::to_string(header.version) +
                      ", this build of Planish reads up to " + std::to_string(kFormatVersion),
@@ -182,6 +183,18 @@ class Reader {
         return Tensor(DType::f32, std::move(dims), known.back());
     }
 
+    /// Weights that are mostly zero.
+    Tensor read_sparse(const fbs::TensorData& t, DType dtype, Dims dims, int64_t elements, const std::string& name) {
+        if (t.blob() < 0) damaged("constant '" + name + "' is compressed and has no weight block");
+        const std::span<const std::byte> bytes = blob_of(t, name);
+        if (!SparseSource::is_valid(dtype, elements, bytes))
+            damaged("constant '" + name + "' of shape " + to_string(dims) + " cannot be restored from the " +
+                    std::to_string(bytes.size()) + " bytes that it was compressed to");
+        return Tensor(dtype, std::move(dims),
+                      std::make_shared<const SparseSource>(
+                          dtype, elements, Tensor(DType::u8, {std::ssize(bytes)}, bytes.data(), keep_alive_)));
+    }
+
     std::span<const std::byte> blob_of(const fbs::TensorData& t, const std::string& name) const {
         if (static_cast<size_t>(t.blob()) >= blobs_.size())
             damaged("constant '" + name + "' names weight block " + std::to_string(t.blob()) + " of " +
@@ -205,6 +218,7 @@ class Reader {
             return Tensor::from_strings(std::move(values), std::move(dims));
         }
         if (t.packing()) return read_packed(t, *t.packing(), std::move(dims), elements, name);
+        if (t.sparse()) return read_sparse(t, dtype, std::move(dims), elements, name);
         const auto bytes = static_cast<uint64_t>(byte_size(dtype, elements));
         const bool in_blob = t.blob() >= 0;
         const uint64_t given = in_blob ? blob_of(t, name).size() : count(t.bytes());

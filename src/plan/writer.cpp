@@ -1,10 +1,12 @@
 // Plan writer: PlanContents -> description + blobs, each distinct weight once, deterministic.
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <unordered_map>
 
 #include "backends/packing.hpp"
 #include "base/atomic_file.hpp"
+#include "base/sparse_tensor.hpp"
 #include "plan/container.hpp"
 #include "plan/plan_io.hpp"
 #include "plan_generated.h"
@@ -113,7 +115,8 @@ class DescriptionWriter {
 
     std::span<const uint8_t> description() { return {builder_.GetBufferPointer(), builder_.GetSize()}; }
     const BlobTable& blobs() const { return blobs_; }
-    bool has_packed() const { return has_packed_; }
+    /// The first version of the format that has all that was written.
+    uint32_t version() const { return version_; }
 
   private:
     Offset<flatbuffers::String> string(const std::string& text) { return builder_.CreateSharedString(text); }
@@ -147,11 +150,17 @@ class DescriptionWriter {
             return fbs::CreateTensorData(builder_, dtype, dims, -1, 0, strings(tensor.strings()));
         if (const PackedSource* stored = packed_source(tensor)) {
             const Packing& p = stored->packing();
-            has_packed_ = true;
+            version_ = std::max(version_, kPackedVersion);
             const auto packing = fbs::CreatePacking(builder_, p.k, p.n, p.groups, p.taps, p.nr, p.vector, p.transposed);
             return fbs::CreateTensorData(
                 builder_, dtype, dims,
                 blobs_.add(stored->packed().raw(), static_cast<size_t>(stored->packed().bytes())), 0, 0, packing);
+        }
+        if (const SparseSource* stored = sparse_source(tensor)) {
+            version_ = std::max(version_, kSparseVersion);
+            return fbs::CreateTensorData(
+                builder_, dtype, dims,
+                blobs_.add(stored->stored().raw(), static_cast<size_t>(stored->stored().bytes())), 0, 0, 0, true);
         }
         if (static_cast<size_t>(tensor.bytes()) > kInlineLimit)
             return fbs::CreateTensorData(builder_, dtype, dims,
@@ -312,7 +321,7 @@ class DescriptionWriter {
 
     FlatBufferBuilder builder_;
     BlobTable blobs_;
-    bool has_packed_ = false;
+    uint32_t version_ = kPlainVersion;
     UnknownNumbering unknowns_;
 };
 
@@ -326,7 +335,7 @@ void emit(const PlanContents& contents, Put&& put) {
 
     Header header{};
     std::memcpy(header.magic, kMagic, sizeof kMagic);
-    header.version = writer.has_packed() ? kFormatVersion : kPlainFormatVersion;
+    header.version = writer.version();
     header.header_bytes = sizeof(Header);
     header.description_offset = writer.blobs().end();
     header.description_bytes = description.size();

@@ -113,6 +113,29 @@ void Factor::solve(Matrix& b) const {
     }
 }
 
+void project_weights(Matrix& weights, const Factor& factor, FunctionRef<void(int64_t)> project) {
+    const int64_t n = weights.rows, width = weights.columns;
+    const Matrix wanted = weights;
+    Matrix error(n, width);
+    const auto subtract = [&](int64_t to, int64_t from) {
+        float* t = weights.row(to);
+        const float* e = error.row(from);
+        const auto u = static_cast<float>(factor.upper(from, to));
+        for (int64_t c = 0; c < width; ++c) t[c] -= u * e[c];
+    };
+    for (int64_t begin = 0; begin < n; begin += kProjectedAtOnce) {
+        const int64_t end = std::min(n, begin + kProjectedAtOnce);
+        for (int64_t k = begin; k < end; ++k) {
+            project(k);
+            for (int64_t c = 0; c < width; ++c) error.at(k, c) = weights.at(k, c) - wanted.at(k, c);
+            for (int64_t later = k + 1; later < end; ++later) subtract(later, k);
+        }
+        for_rows(n - end, width * (end - begin), [&](int64_t i) {
+            for (int64_t k = begin; k < end; ++k) subtract(end + i, k);
+        });
+    }
+}
+
 void round_weights(Matrix& weights, const std::vector<float>& scales, const Matrix& h) {
     const int64_t n = h.rows, width = weights.columns;
     std::vector<int64_t> order(static_cast<size_t>(n));
@@ -122,34 +145,14 @@ void round_weights(Matrix& weights, const std::vector<float>& scales, const Matr
     for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < n; ++j)
             sorted.at(i, j) = h.at(order[static_cast<size_t>(i)], order[static_cast<size_t>(j)]);
-    const Factor factor(sorted);
-    // Row k: what column k should become, in units of the scale; then, once it is rounded, the error that it is left
-    // with against its own weight.
-    Matrix target(n, width), error(n, width);
+    Matrix target(n, width);  // in units of the scale
     for (int64_t k = 0; k < n; ++k)
         for (int64_t c = 0; c < width; ++c)
             target.at(k, c) = weights.at(order[static_cast<size_t>(k)], c) / scales[static_cast<size_t>(c)];
-    const Matrix wanted = target;
-    const auto subtract = [&](int64_t to, int64_t from) {
-        float* t = target.row(to);
-        const float* e = error.row(from);
-        const auto u = static_cast<float>(factor.upper(from, to));
-        for (int64_t c = 0; c < width; ++c) t[c] -= u * e[c];
-    };
-    for (int64_t begin = 0; begin < n; begin += kBlock) {
-        const int64_t end = std::min(n, begin + kBlock);
-        for (int64_t k = begin; k < end; ++k) {
-            float* t = target.row(k);
-            for (int64_t c = 0; c < width; ++c) {
-                t[c] = std::clamp(std::nearbyint(t[c]), -127.0f, 127.0f);
-                error.at(k, c) = t[c] - wanted.at(k, c);
-            }
-            for (int64_t later = k + 1; later < end; ++later) subtract(later, k);
-        }
-        for_rows(n - end, width * (end - begin), [&](int64_t i) {
-            for (int64_t k = begin; k < end; ++k) subtract(end + i, k);
-        });
-    }
+    project_weights(target, Factor(sorted), [&](int64_t k) {
+        float* t = target.row(k);
+        for (int64_t c = 0; c < width; ++c) t[c] = std::clamp(std::nearbyint(t[c]), -127.0f, 127.0f);
+    });
     for (int64_t k = 0; k < n; ++k)
         std::copy(target.row(k), target.row(k) + width, weights.row(order[static_cast<size_t>(k)]));
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/function_ref.hpp"
 #include "base/matrix.hpp"
 
 namespace planish::precision {
@@ -31,6 +32,15 @@ class Factor {
     int64_t n_;
     std::vector<double> lower_, d_;
 };
+
+/// Rows that `project_weights` has brought up to date when it comes to the first of them: all errors before are in.
+constexpr int64_t kProjectedAtOnce = 32;
+
+/// Goes through the rows of `transposed_weights` (row k: the weights that input k has in each channel) and lets
+/// `project(k)` change row k to what it may hold. The rows behind it make up for the change, as seen through
+/// H = U D U^T: row j becomes w_j - sum over k < j of U_kj (change of k). Once a row's turn comes, changing a weight of
+/// it by d costs d^2 D_k for good, whatever the rows behind it do.
+void project_weights(Matrix& transposed_weights, const Factor& factor, FunctionRef<void(int64_t)> project);
 
 /// Rounds weights to multiples of their channel's scale within +-127 such that the error seen through H,
 /// tr((Q - W) H (Q - W)^T), is small: a column's rounding errors are made up for by the columns after it (GPTQ, Frantar

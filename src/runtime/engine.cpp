@@ -5,6 +5,7 @@
 #include "backends/packing.hpp"
 #include "base/cpu_budget.hpp"
 #include "base/log.hpp"
+#include "base/sparse_tensor.hpp"
 #include "base/thread_pool.hpp"
 #include "plan/plan_io.hpp"
 #include "runtime/engine_impl.hpp"
@@ -55,12 +56,14 @@ std::optional<std::vector<Dims>> shapes_at_load(const plan::PlanContents& conten
     return shapes;
 }
 
-/// Memory of the plan's own constants, and of those that are packed there and were asked for row by row.
+/// Memory of the plan's own constants, and of those that are packed or compressed there and were asked for row by row.
 void count_constants(const Graph& graph, std::unordered_set<const void*>& seen, int64_t& stored, int64_t& unpacked) {
     for (const Value* value : graph.values()) {
         if (!value->is_constant()) continue;
-        const PackedSource* source = packed_source(*value->constant);
-        const Tensor& tensor = source ? source->packed() : *value->constant;
+        const PackedSource* packed = packed_source(*value->constant);
+        const SparseSource* sparse = sparse_source(*value->constant);
+        const TensorSource* source = value->constant->source();
+        const Tensor& tensor = packed ? packed->packed() : sparse ? sparse->stored() : *value->constant;
         if (seen.insert(tensor.raw()).second) stored += tensor.bytes();
         if (source && source->is_made() && seen.insert(value->constant->raw()).second)
             unpacked += value->constant->bytes();

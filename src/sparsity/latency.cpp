@@ -6,8 +6,12 @@
 #include <set>
 
 #include "base/median.hpp"
+#include "build/verify.hpp"
+#include "passes/pass.hpp"
 #include "passes/rewrite.hpp"
+#include "planish/error.hpp"
 #include "runtime/profile.hpp"
+#include "sparsity/couplings.hpp"
 
 namespace planish::sparsity {
 namespace {
@@ -24,6 +28,33 @@ std::vector<NamedView> views_of(const TensorMap& inputs) {
 }
 
 }  // namespace
+
+TensorMap timing_sample(const Graph& graph, const std::vector<TensorMap>& calibration,
+                        const std::map<std::string, ShapeRange>& ranges) {
+    if (!calibration.empty()) return calibration.front();
+    std::vector<Dims> shapes;
+    for (const Value* input : graph.inputs()) {
+        const auto given = ranges.find(input->name);
+        if (given != ranges.end()) {
+            shapes.push_back(given->second.opt);
+            continue;
+        }
+        Dims dims;
+        for (int64_t axis = 0; axis < rank_of(input); ++axis) {
+            const int64_t size = size_of(input, axis);
+            if (size < 0 && axis > 0)
+                fail(ErrorCode::invalid_argument, "the shape of input '" + input->name + "' is open",
+                     "give a shape or calibration data to time the network with");
+            dims.push_back(std::max<int64_t>(size, 1));
+        }
+        shapes.push_back(std::move(dims));
+    }
+    const auto bound = passes::specialise(graph, shapes);
+    const std::vector<Tensor> random = verification::random_inputs(*bound);
+    TensorMap sample;
+    for (size_t i = 0; i < random.size(); ++i) sample[graph.inputs()[i]->name] = random[i];
+    return sample;
+}
 
 std::vector<RegionTime> region_times(const Graph& graph, const TensorMap& inputs, int threads) {
     const Engine engine = engine_of(graph.clone(), threads);

@@ -10,6 +10,11 @@
 
 namespace planish::sparsity {
 
+/// One input for the clock: calibration data, else random numbers of the shapes given, else of the model's with open
+/// batches at one. Errors: invalid_argument (another size is open).
+TensorMap timing_sample(const Graph& graph, const std::vector<TensorMap>& calibration,
+                        const std::map<std::string, ShapeRange>& shapes);
+
 /// Seconds of the region that holds a layer, by the region's first layer; and which layers it holds.
 struct RegionTime {
     std::vector<std::string> layers;

@@ -10,8 +10,6 @@
 
 #include "base/glob.hpp"
 #include "build/model.hpp"
-#include "build/verify.hpp"
-#include "exporters/onnx/exporter.hpp"
 #include "passes/pass.hpp"
 #include "passes/rewrite.hpp"
 #include "sparsity/couplings.hpp"
@@ -53,7 +51,10 @@ int64_t constant_bytes(const Graph& graph) {
 class Pruner {
   public:
     Pruner(std::unique_ptr<Graph> graph, const PruneOptions& options)
-        : graph_(std::move(graph)), options_(options), observer_(options.calibration, options.rows, options.threads) {
+        : graph_(std::move(graph)),
+          options_(options),
+          calibration_(named(options.calibration, *graph_)),
+          observer_(calibration_, options.rows, options.threads) {
         report_.criterion = options.criterion != "auto"   ? options.criterion
                             : options.calibration.empty() ? "l2"
                                                           : "activation";
@@ -71,7 +72,7 @@ class Pruner {
         curves_ = importance(*graph_, channels_, report_.criterion, observer_);
         for (const ChannelGroup& group : channels_.groups)
             allowed_.push_back(allowed_removals(group, options_.multiple));
-        if (options_.measure || options_.speedup > 1) sample_ = timing_sample();
+        if (options_.measure || options_.speedup > 1) sample_ = timing_sample(*graph_, calibration_, options_.shapes);
         progress("choose", "", 0.4);
         const Counts counts = options_.speedup > 1 ? by_speedup() : options_.global ? by_ratio() : by_layer();
         const std::vector<bool> removed = removed_channels(channels_, curves_, counts);
@@ -120,34 +121,6 @@ class Pruner {
                                    [&](int a) { return kept.contains(channels_.axes[static_cast<size_t>(a)].value); });
             });
         }
-    }
-
-    /// One input for the clock: calibration data, else random numbers of the shapes given, else of the model's with
-    /// open sizes at one.
-    TensorMap timing_sample() const {
-        if (!options_.calibration.empty()) return options_.calibration.front();
-        std::vector<Dims> shapes;
-        for (const Value* input : graph_->inputs()) {
-            const auto given = options_.shapes.find(input->name);
-            if (given != options_.shapes.end()) {
-                shapes.push_back(given->second.opt);
-                continue;
-            }
-            Dims dims;
-            for (int64_t axis = 0; axis < rank_of(input); ++axis) {
-                const int64_t size = size_of(input, axis);
-                if (size < 0 && axis > 0)
-                    fail(ErrorCode::invalid_argument, "the shape of input '" + input->name + "' is open",
-                         "give a shape or calibration data to time the network with");
-                dims.push_back(std::max<int64_t>(size, 1));
-            }
-            shapes.push_back(std::move(dims));
-        }
-        const auto bound = passes::specialise(*graph_, shapes);
-        const std::vector<Tensor> random = verification::random_inputs(*bound);
-        TensorMap sample;
-        for (size_t i = 0; i < random.size(); ++i) sample[graph_->inputs()[i]->name] = random[i];
-        return sample;
     }
 
     int64_t total_channels() const {
@@ -326,6 +299,7 @@ class Pruner {
 
     std::shared_ptr<Graph> graph_;
     const PruneOptions& options_;
+    std::vector<TensorMap> calibration_;
     Observer observer_;
     PruneReport report_;
     Channels channels_;
@@ -338,19 +312,7 @@ class Pruner {
 }  // namespace sparsity
 
 Pruned::Pruned(std::shared_ptr<const Graph> graph, PruneReport report)
-    : graph_(std::move(graph)), report_(std::make_shared<const PruneReport>(std::move(report))) {}
-
-std::vector<std::byte> Pruned::onnx_bytes() const {
-    return onnx_export::to_bytes(*graph_);
-}
-
-void Pruned::save_onnx(const std::filesystem::path& path) const {
-    onnx_export::write(*graph_, path);
-}
-
-Plan Pruned::build(const BuildOptions& options) const {
-    return planish::build(onnx_bytes(), options);
-}
+    : Optimised(std::move(graph)), report_(std::make_shared<const PruneReport>(std::move(report))) {}
 
 Pruned prune(const std::filesystem::path& model, const PruneOptions& options) {
     sparsity::check_options(options);

@@ -7,6 +7,7 @@
 
 #include "backends/packed_store.hpp"
 #include "backends/packing.hpp"
+#include "base/sparse_tensor.hpp"
 #include "plan/container.hpp"
 #include "plan/plan_io.hpp"
 #include "planish/error.hpp"
@@ -122,8 +123,38 @@ TEST(PackedPlan, OthersAreWrittenInTheFormatThatOlderReadersTake) {
     };
     const Packing packing{30, 40, 1, 1, 16, 8, false};
     const std::vector<float> source = random_floats(packing.source_size());
-    EXPECT_EQ(version_of(plan_with(Tensor::from<float>(source, {30, 40}))), kPlainFormatVersion);
-    EXPECT_EQ(version_of(plan_with(packed_constant({30, 40}, packed_form(packing, source), packing))), kFormatVersion);
+    EXPECT_EQ(version_of(plan_with(Tensor::from<float>(source, {30, 40}))), kPlainVersion);
+    EXPECT_EQ(version_of(plan_with(packed_constant({30, 40}, packed_form(packing, source), packing))), kPackedVersion);
+}
+
+TEST(SparsePlan, WeightsAreStoredWithoutZerosAndRestored) {
+    std::vector<float> source = random_floats(1200);
+    for (size_t i = 0; i < source.size(); ++i)
+        if (i % 4 != 0) source[i] = 0;
+    const Tensor dense = Tensor::from<float>(source, {30, 40});
+    const std::vector<std::byte> plain = write_bytes(plan_with(dense));
+    const std::vector<std::byte> small = write_bytes(plan_with(compressed(dense)));
+    EXPECT_LT(small.size(), plain.size() - 2 * 1200);
+    const PlanContents contents = read(small, nullptr);
+    for (const Value* value : contents.graph->values())
+        if (value->is_constant() && value->constant->dims() == Dims{30, 40}) {
+            ASSERT_NE(sparse_source(*value->constant), nullptr);
+            EXPECT_FALSE(value->constant->source()->is_made());
+            EXPECT_TRUE(identical(*value->constant, dense));
+        }
+    // What was read is written as it is.
+    EXPECT_EQ(write_bytes(contents), small);
+}
+
+TEST(SparsePlan, WeightsThatDoNotFitAreDamage) {
+    const Tensor stored = sparse_source(compressed(Tensor(DType::f32, {30, 40})))->stored();
+    const Tensor wrong(DType::f32, {31, 40}, std::make_shared<const SparseSource>(DType::f32, 1240, stored));
+    try {
+        read(write_bytes(plan_with(wrong)), nullptr);
+        FAIL() << "taken";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::invalid_plan) << error.message();
+    }
 }
 
 TEST(PackedPlan, DescriptorsThatDoNotFitAreDamage) {

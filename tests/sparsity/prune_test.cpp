@@ -168,17 +168,17 @@ TEST(Prune, RefusesWhatCannotBe) {
 TEST(LeastSquares, RegressionFindsTheMatrixThatMadeTheData) {
     uint32_t seed = 5;
     sparsity::Matrix x(200, 6), truth(3, 6), targets(200, 3), prior(3, 6);
-    for (double& v : x.values) v = noise(seed);
-    for (double& v : truth.values) v = noise(seed);
+    for (double& v : x.data) v = noise(seed);
+    for (double& v : truth.data) v = noise(seed);
     for (int64_t r = 0; r < 200; ++r)
         for (int64_t t = 0; t < 3; ++t)
             for (int64_t i = 0; i < 6; ++i) targets.at(r, t) += truth.at(t, i) * x.at(r, i);
     const sparsity::Matrix found = sparsity::NormalEquations(x, targets).solve(prior, 0);
     // The condition of a random Gram matrix of 200 rows is below 10: a few roundings of sums of 200 terms.
-    for (size_t i = 0; i < truth.values.size(); ++i) EXPECT_NEAR(found.values[i], truth.values[i], 1e-12);
+    for (size_t i = 0; i < truth.data.size(); ++i) EXPECT_NEAR(found.data[i], truth.data[i], 1e-12);
     // Without data the prior stands.
-    for (double& v : prior.values) v = 2;
-    EXPECT_EQ(sparsity::NormalEquations(sparsity::Matrix(200, 6), targets).solve(prior, 1e-3).values, prior.values);
+    for (double& v : prior.data) v = 2;
+    EXPECT_EQ(sparsity::NormalEquations(sparsity::Matrix(200, 6), targets).solve(prior, 1e-3).data, prior.data);
     // Parts add up to the whole.
     sparsity::NormalEquations parts(sparsity::rows_of(x, 0, 70), sparsity::rows_of(targets, 0, 70));
     parts += sparsity::NormalEquations(sparsity::rows_of(x, 70, 200), sparsity::rows_of(targets, 70, 200));
