@@ -5,8 +5,8 @@
 
 namespace planish {
 
-/// Whether `name` is described by `pattern`, in which * stands for any text and, unless it is '\0', `single` for any one
-/// character.
+/// Whether `name` is described by `pattern`, in which * stands for any text and, unless it is '\0', `single` for any
+/// one character.
 constexpr bool matches(std::string_view pattern, std::string_view name, char single = '\0') {
     if (pattern.empty()) return name.empty();
     if (pattern[0] == '*')
