@@ -93,38 +93,98 @@ std::vector<LoopRecorder::Span> LoopRecorder::take() {
 
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t) && std::atomic<uint32_t>::is_always_lock_free);
 
-// A contiguous range of tasks, drained by its owner and then by whoever has nothing else left.
-struct alignas(64) TaskRange {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
-    TaskRange* following = nullptr;  // the participants form a ring, so that thieves start beside themselves
+// What a thread has left of a loop: items [begin, end) in one word, so that its owner and others take from it with one
+// exchange each. Items are given out once, so a word that comes back stands for the same items.
+class alignas(64) ItemRange {
+  public:
+    struct Piece {
+        int64_t begin = 0, end = 0;
+
+        int64_t size() const { return end - begin; }
+    };
+
+    void set(Piece items) { left_.store(pack(items), std::memory_order_relaxed); }
+
+    /// The first `count(left)` items, at least one; none when nothing is left.
+    template <typename Count>
+    Piece take_front(const Count& count) {
+        uint64_t word = left_.load(std::memory_order_relaxed);
+        for (;;) {
+            const Piece left = unpack(word);
+            if (left.size() == 0) return {};
+            const int64_t cut = left.begin + count(left.size());
+            if (left_.compare_exchange_weak(word, pack({cut, left.end}), std::memory_order_relaxed))
+                return {left.begin, cut};
+        }
+    }
+
+    /// `count(left)` items for a thread whose last ones ended at `at`: the first ones where they follow, since then the
+    /// owner has not begun, else the last ones.
+    template <typename Count>
+    Piece take_over(int64_t at, const Count& count) {
+        uint64_t word = left_.load(std::memory_order_relaxed);
+        for (;;) {
+            const Piece left = unpack(word);
+            if (left.size() == 0) return {};
+            const int64_t taken = count(left.size());
+            const bool front = left.begin == at;
+            const Piece piece = front ? Piece{at, at + taken} : Piece{left.end - taken, left.end};
+            const Piece rest = front ? Piece{piece.end, left.end} : Piece{left.begin, piece.begin};
+            if (left_.compare_exchange_weak(word, pack(rest), std::memory_order_relaxed)) return piece;
+        }
+    }
+
+    ItemRange* following = nullptr;  // the participants form a ring, so that thieves start beside themselves
+
+  private:
+    static uint64_t pack(Piece p) { return static_cast<uint64_t>(p.begin) << 32 | static_cast<uint64_t>(p.end); }
+    static Piece unpack(uint64_t word) {
+        return {static_cast<int64_t>(word >> 32), static_cast<int64_t>(word & UINT32_MAX)};
+    }
+
+    std::atomic<uint64_t> left_{0};
 };
 
 struct ThreadPool::Job {
-    FunctionRef<void(int64_t, int)> fn;
+    FunctionRef<void(int64_t, int64_t, int)> fn;
+    int64_t grain = 1;
+    Pieces pieces = Pieces::single;
     LoopRecorder* recorder = nullptr;
-    TaskRange own{};
+    ItemRange own{};
     std::atomic<bool> failed{false};
     std::exception_ptr error{};  // written by the one that sets `failed`
 
-    void run(TaskRange& start, int thread) noexcept {
+    // Half of what is left, in multiples of the grain; all of it where that would be less than one.
+    int64_t half(int64_t left) const { return std::min(left, std::max(grain, left / 2 / grain * grain)); }
+
+    void run(ItemRange& range, int thread) noexcept {
         const auto begin = recorder ? std::chrono::steady_clock::now() : LoopRecorder::TimePoint{};
-        TaskRange* range = &start;
+        const auto next = [&](int64_t left) { return pieces == Pieces::single ? 1 : half(left); };
+        int64_t at = -1;  // where the last piece ended
         do {
             for (;;) {
-                // Reading first keeps a drained range's line shared between the thieves that look at it.
-                if (range->next.load(std::memory_order_relaxed) >= range->end) break;
-                const int64_t task = range->next.fetch_add(1, std::memory_order_relaxed);
-                if (task >= range->end || failed.load(std::memory_order_relaxed)) break;
+                const ItemRange::Piece piece = range.take_front(next);
+                if (piece.size() == 0 || failed.load(std::memory_order_relaxed)) break;
+                at = piece.end;
                 try {
-                    fn(task, thread);
+                    fn(piece.begin, piece.end, thread);
                 } catch (...) {
                     if (!failed.exchange(true)) error = std::current_exception();
                 }
             }
-            range = range->following;
-        } while (range != &start);
+        } while (!failed.load(std::memory_order_relaxed) && take_over(range, at));
         if (recorder) recorder->add(thread, begin);
+    }
+
+    // False when nobody has anything left.
+    bool take_over(ItemRange& range, int64_t at) const {
+        for (ItemRange* victim = range.following; victim != &range; victim = victim->following) {
+            const ItemRange::Piece piece = victim->take_over(at, [&](int64_t left) { return half(left); });
+            if (piece.size() == 0) continue;
+            range.set(piece);
+            return true;
+        }
+        return false;
     }
 };
 
@@ -138,7 +198,7 @@ struct alignas(64) ThreadPool::Worker {
     clockid_t clock{};               // its processor time
     cpu_set_t allowed{}, set{};      // where the process wants it, and where move_to() has put it instead
     Worker* next_claimed = nullptr;  // the caller's list of the workers that it holds
-    TaskRange range;
+    ItemRange range;
     std::thread os_thread;
 
     void wait_until_done();
@@ -248,11 +308,25 @@ void ThreadPool::work(Worker& self) {
 }
 
 void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(int64_t task, int thread)> fn) {
-    if (tasks <= 0) return;
-    const int wanted = static_cast<int>(std::min<int64_t>({tasks, max_threads, size()}));
-    if (wanted <= 1 || inside_loop) {
-        for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
-        return;
+    share(tasks, 1, Pieces::single, max_threads, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t task = begin; task < end; ++task) fn(task, thread);
+    });
+}
+
+void ThreadPool::parallel_ranges(int64_t items, int64_t grain, int max_threads,
+                                 FunctionRef<void(int64_t begin, int64_t end, int thread)> fn) {
+    share(items, std::max<int64_t>(grain, 1), Pieces::halves, max_threads, fn);
+}
+
+void ThreadPool::share(int64_t items, int64_t grain, Pieces pieces, int max_threads,
+                       FunctionRef<void(int64_t begin, int64_t end, int thread)> fn) {
+    if (items <= 0) return;
+    const int wanted = static_cast<int>(std::min<int64_t>({(items - 1) / grain + 1, max_threads, size()}));
+    if (wanted <= 1 || inside_loop) return fn(0, items, 0);
+    if (items > UINT32_MAX) {  // more than a range's word can count
+        share(UINT32_MAX, grain, pieces, max_threads, fn);
+        return share(items - UINT32_MAX, grain, pieces, max_threads,
+                     [&](int64_t begin, int64_t end, int thread) { fn(begin + UINT32_MAX, end + UINT32_MAX, thread); });
     }
 
     // Claim idle workers, the same ones each time where possible: their caches hold this caller's data.
@@ -281,19 +355,17 @@ void ThreadPool::parallel_for(int64_t tasks, int max_threads, FunctionRef<void(i
         struct Leave {
             ~Leave() { inside_loop = false; }
         } leave;
-        for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
-        return;
+        return fn(0, items, 0);
     }
 
     const auto begin = recorder ? std::chrono::steady_clock::now() : LoopRecorder::TimePoint{};
-    Job job{fn, recorder};
-    const auto deal = [&](TaskRange& range, int thread) {
-        range.next.store(tasks / threads * thread + std::min<int64_t>(thread, tasks % threads),
-                         std::memory_order_relaxed);
-        range.end = tasks / threads * (thread + 1) + std::min<int64_t>(thread + 1, tasks % threads);
+    Job job{fn, grain, pieces, recorder};
+    const auto deal = [&](ItemRange& range, int thread) {
+        const auto first = [&](int64_t t) { return (items * t + threads - 1) / threads; };
+        range.set({first(thread), first(thread + 1)});
     };
     deal(job.own, 0);
-    TaskRange* last = &job.own;
+    ItemRange* last = &job.own;
     for (Worker* worker = held; worker; worker = worker->next_claimed) {
         deal(worker->range, worker->thread);
         worker->job = &job;

@@ -1,6 +1,7 @@
 // The one thread pool of the process: data-parallel loops, no allocation per call, idle workers sleep.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -68,14 +69,35 @@ class ThreadPool {
     /// after all threads have left the loop; tasks not yet started are then skipped.
     void parallel_for(int64_t tasks, int max_threads, FunctionRef<void(int64_t task, int thread)> fn);
 
+    /// parallel_for where neighbours are best computed together: fn(begin, end, thread) for ranges that make up
+    /// [0, items). Of its own range a thread takes half at a time, in multiples of `grain` and no less, so that calls
+    /// are long at first and short when others may soon be waiting; it continues where its last call ended. One that is
+    /// done takes over the latter half of another's range.
+    void parallel_ranges(int64_t items, int64_t grain, int max_threads,
+                         FunctionRef<void(int64_t begin, int64_t end, int thread)> fn);
+
   private:
+    enum class Pieces { single, halves };
     struct Job;
     struct Worker;
 
     static void work(Worker& self);
+    void share(int64_t items, int64_t grain, Pieces pieces, int max_threads,
+               FunctionRef<void(int64_t begin, int64_t end, int thread)> fn);
 
     int worker_count_ = 0;
     std::unique_ptr<Worker[]> workers_;
 };
+
+/// Cuts a range of items that lie in rows of equal length where one row ends and the next begins:
+/// fn(row, begin, end), counted from the start of that row.
+template <typename F>
+void for_each_row(int64_t begin, int64_t end, int64_t row_items, F&& fn) {
+    while (begin < end) {
+        const int64_t row = begin / row_items, first = row * row_items, next = std::min(end, first + row_items);
+        fn(row, begin - first, next - first);
+        begin = next;
+    }
+}
 
 }  // namespace planish

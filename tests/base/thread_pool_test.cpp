@@ -9,8 +9,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <random>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace planish {
@@ -114,6 +116,62 @@ TEST(ThreadPool, OthersTakeOverTheRangeOfABusyThread) {
         }
         ++finished;
     });
+}
+
+TEST(ThreadPool, RangesCoverEveryItemOnce) {
+    ThreadPool pool(4);
+    std::mt19937 random(3);
+    for (int loop = 0; loop < 300; ++loop) {
+        const int64_t items = std::uniform_int_distribution<int64_t>(0, 200)(random);
+        const int64_t grain = std::uniform_int_distribution<int64_t>(1, 12)(random);
+        const int threads = std::uniform_int_distribution<int>(1, 5)(random);
+        std::vector<std::atomic<int>> seen(static_cast<size_t>(items));
+        std::atomic<int> short_calls{0};
+        pool.parallel_ranges(items, grain, threads, [&](int64_t begin, int64_t end, int thread) {
+            ASSERT_LT(begin, end);
+            ASSERT_LT(thread, threads);
+            short_calls += (end - begin) % grain != 0;
+            for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
+        });
+        for (const auto& count : seen) ASSERT_EQ(count, 1) << items << " items by " << grain;
+        // Only the end of a thread's share is not a multiple of the grain.
+        EXPECT_LE(short_calls, threads);
+    }
+}
+
+TEST(ThreadPool, RangesAreHalvesAndABusyThreadsShareIsTakenOver) {
+    ThreadPool pool(2);
+    std::vector<std::pair<int64_t, int64_t>> calls;
+    std::atomic<int64_t> done{0}, others{0};
+    pool.parallel_ranges(16, 1, 2, [&](int64_t begin, int64_t end, int thread) {
+        if (thread == 0) {
+            calls.emplace_back(begin, end);
+            done += end - begin;
+            return;
+        }
+        // The worker, if it comes at all, is busy with its first call until the caller has done all else.
+        others += end - begin;
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+        while (done + others < 16 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+        EXPECT_EQ(done + others, 16);
+    });
+    EXPECT_EQ(done + others, 16);
+    ASSERT_GE(calls.size(), 4U);
+    const std::vector<std::pair<int64_t, int64_t>> own(calls.begin(), calls.begin() + 4);
+    EXPECT_EQ(own, (std::vector<std::pair<int64_t, int64_t>>{{0, 4}, {4, 6}, {6, 7}, {7, 8}}));
+}
+
+TEST(ThreadPool, RangesOfMoreItemsThanAWordCounts) {
+    ThreadPool pool(3);
+    constexpr int64_t kItems = (int64_t{1} << 33) + 5, kGrain = int64_t{1} << 28;
+    std::atomic<int64_t> sum{0}, last{0};
+    pool.parallel_ranges(kItems, kGrain, 3, [&](int64_t begin, int64_t end, int) {
+        sum += end - begin;
+        for (int64_t seen = last; seen < end && !last.compare_exchange_weak(seen, end);) {
+        }
+    });
+    EXPECT_EQ(sum, kItems);
+    EXPECT_EQ(last, kItems);
 }
 
 TEST(ThreadPool, WakesAfterSleeping) {
