@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "base/aligned_buffer.hpp"
 #include "base/thread_pool.hpp"
 
 namespace planish::cpu {
@@ -112,8 +114,9 @@ TEST_P(RowChainTest, SameBitsAsItsLinksOneByOne) {
         const LinkArgs args[] = {{p1.data(), channel}, {p2.data(), channel}, {p3.data(), with_residual}};
         for (const int threads : {1, 2, 3}) {
             // What no band has written must not be read.
-            std::vector<float> workspace(chain.workspace(threads) / sizeof(float),
-                                         std::numeric_limits<float>::quiet_NaN());
+            AlignedBuffer workspace(chain.workspace(threads));
+            std::fill_n(reinterpret_cast<float*>(workspace.data()), workspace.size() / sizeof(float),
+                        std::numeric_limits<float>::quiet_NaN());
             std::vector<float> y(static_cast<size_t>(out), -1);
             chain.run(x.data(), y.data(), n.images, args, workspace.data(), pool, threads);
             ASSERT_EQ(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)), 0) << threads << " threads";

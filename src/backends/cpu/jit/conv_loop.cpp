@@ -174,41 +174,35 @@ TileLoop::Call ConvLoop::tile_call(const Call& call) const {
 }
 
 /// `x` is the first row's pixel, `y_offset` that of its result, in elements.
-void ConvLoop::run_groups(const Call& call, TileLoop::Call part, const std::byte* x, int64_t y_offset,
-                          int64_t first_group, int64_t last_group) const {
-    for (int64_t g = first_group; g < last_group; ++g) {
-        part.a = reinterpret_cast<const float*>(x + g * group_c() * element_);
-        part.b = static_cast<const float*>(call.weights) + g * layout().size();
-        part.channel_offset = g * group_oc() * 4;
-        part.tensor_offset = (y_offset + g * group_oc()) * y_element_;
-        part.c = reinterpret_cast<float*>(static_cast<std::byte*>(call.y) + part.tensor_offset);
-        loop_.run(part);
-    }
+TileLoop::Call ConvLoop::group_call(const Call& call, TileLoop::Call part, const std::byte* x, int64_t y_offset,
+                                    int64_t group) const {
+    part.a = reinterpret_cast<const float*>(x + group * group_c() * element_);
+    part.b = static_cast<const float*>(call.weights) + group * layout().size();
+    part.channel_offset = group * group_oc() * 4;
+    part.tensor_offset = (y_offset + group * group_oc()) * y_element_;
+    part.c = reinterpret_cast<float*>(static_cast<std::byte*>(call.y) + part.tensor_offset);
+    return part;
 }
 
 void ConvLoop::run_flat(const Call& call, ThreadPool& pool, int threads) const {
     const TaskGrid grid = split_tasks(loop_, threads);
-    const auto run_part = [&](int64_t task, int) {
-        TileLoop::Call part = tile_call(call);
-        grid.bounds(task % grid.tasks(), part);
-        const int64_t g = task / grid.tasks();
-        run_groups(call, part, static_cast<const std::byte*>(call.x), 0, g, g + 1);
-    };
-    const int64_t tasks = grid.tasks() * shape_.groups;
-    if (threads <= 1) {
-        for (int64_t task = 0; task < tasks; ++task) run_part(task, 0);
-    } else {
-        pool.parallel_for(tasks, threads, run_part);
-    }
+    pool.parallel_ranges(grid.units() * shape_.groups, grid.grain, threads, [&](int64_t begin, int64_t end, int) {
+        for_each_row(begin, end, grid.units(), [&](int64_t group, int64_t first, int64_t last) {
+            grid.run(loop_, group_call(call, tile_call(call), static_cast<const std::byte*>(call.x), 0, group), first,
+                     last);
+        });
+    });
 }
 
-/// Output lines [first_line, first_line + lines) of one image, of the grid's part of tiles and panels.
+/// Output lines [first_line, first_line + lines) of one image, of some panels.
 void ConvLoop::run_block(const Call& call, std::byte* scratch, int64_t image, int64_t first_line, int64_t lines,
-                         const TaskGrid& grid, int64_t part) const {
+                         int64_t first_panel, int64_t last_panel) const {
     const ConvShape& s = shape_;
     const std::byte* image_x = static_cast<const std::byte*>(call.x) + image * s.h * s.w * s.x_pixel_stride * element_;
     TileLoop::Call t = tile_call(call);
-    grid.bounds(part, t);
+    t.last_tile = loop_.tiles();
+    t.first_panel = first_panel;
+    t.last_panel = last_panel;
     t.lines = lines;
     t.a_line = s.stride_h * line_;
     t.c_line = s.ow() * s.y_pixel_stride * y_element_;
@@ -217,7 +211,8 @@ void ConvLoop::run_block(const Call& call, std::byte* scratch, int64_t image, in
         copy_lines(image_x, first_line * s.stride_h, padded_lines(lines), scratch);
         a = scratch;
     }
-    run_groups(call, t, a, (image * s.oh() + first_line) * s.ow() * s.y_pixel_stride, 0, s.groups);
+    const int64_t y_offset = (image * s.oh() + first_line) * s.ow() * s.y_pixel_stride;
+    for (int64_t g = 0; g < s.groups; ++g) loop_.run(group_call(call, t, a, y_offset, g));
 }
 
 void ConvLoop::run(const Call& call, ThreadPool& pool, int max_threads) const {
@@ -239,29 +234,23 @@ void ConvLoop::run(const Call& call, ThreadPool& pool, int max_threads) const {
         lines = std::clamp(ceil_div(oh, wanted), fewest, lines);
     }
     const int64_t blocks = ceil_div(oh, lines);
-    TaskGrid grid{loop_.tiles(), loop_.panels(), 1, 1};
-    if (threads > 1 && s.n * blocks < threads * 2) {
-        grid.panel_tasks = std::min(grid.panels, ceil_div(int64_t{threads} * 2, s.n * blocks));
-    }
+    const int64_t panels = loop_.panels();
+    const bool cut = threads > 1 && s.n * blocks < threads * 2;
+    const int64_t parts = cut ? std::min(panels, ceil_div(int64_t{threads} * 2, s.n * blocks)) : 1;
     const auto run_task = [&](int64_t task, int thread) {
-        const int64_t part = task % grid.tasks(), block = task / grid.tasks();
+        const int64_t part = task % parts, block = task / parts;
         const int64_t first = block % blocks * lines;
         run_block(call, static_cast<std::byte*>(call.workspace) + thread * scratch_bytes(), block / blocks, first,
-                  std::min(lines, oh - first), grid, part);
+                  std::min(lines, oh - first), panels * part / parts, panels * (part + 1) / parts);
     };
-    const int64_t tasks = s.n * blocks * grid.tasks();
-    if (threads <= 1) {
-        for (int64_t task = 0; task < tasks; ++task) run_task(task, 0);
-    } else {
-        pool.parallel_for(tasks, threads, run_task);
-    }
+    pool.parallel_for(s.n * blocks * parts, threads, run_task);
 }
 
 void ConvLoop::run_rows(const Call& call, int64_t begin, int64_t end) const {
     if (flat_) fail(ErrorCode::internal, "a convolution was run by rows that was not planned for it");
-    const TaskGrid grid{loop_.tiles(), loop_.panels(), 1, 1};
     for (int64_t row = begin; row < end; row += block_lines_)
-        run_block(call, static_cast<std::byte*>(call.workspace), 0, row, std::min(block_lines_, end - row), grid, 0);
+        run_block(call, static_cast<std::byte*>(call.workspace), 0, row, std::min(block_lines_, end - row), 0,
+                  loop_.panels());
 }
 
 }  // namespace planish::cpu

@@ -58,11 +58,11 @@ class ConvLoop {
     int64_t scratch_bytes() const;
     void copy_lines(const std::byte* x, int64_t first, int64_t lines, std::byte* scratch) const;
     TileLoop::Call tile_call(const Call& call) const;
-    void run_groups(const Call& call, TileLoop::Call part, const std::byte* x, int64_t y_offset, int64_t first_group,
-                    int64_t last_group) const;
+    TileLoop::Call group_call(const Call& call, TileLoop::Call part, const std::byte* x, int64_t y_offset,
+                              int64_t group) const;
     void run_flat(const Call& call, ThreadPool& pool, int threads) const;
     void run_block(const Call& call, std::byte* scratch, int64_t image, int64_t first_line, int64_t lines,
-                   const TaskGrid& grid, int64_t part) const;
+                   int64_t first_panel, int64_t last_panel) const;
 
     ConvShape shape_;
     TileLoop loop_;

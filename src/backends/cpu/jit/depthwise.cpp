@@ -18,7 +18,7 @@ namespace planish::cpu {
 namespace {
 
 constexpr int64_t kBlock = 16;
-constexpr int64_t kTaskOperations = 200'000;  // multiply-adds below which another thread does not pay
+constexpr int64_t kCallOperations = 100'000;  // multiply-adds below which another thread does not pay
 
 // The part [first, last) of [0, extent) that lies inside an image of `size`, when 0 falls on `origin`.
 std::pair<int, int> inside(int64_t origin, int64_t extent, int64_t size) {
@@ -186,13 +186,10 @@ void DepthwisePlan::run(const float* x, const float* packed_w, float* y, std::sp
     if (impl_->one_row.empty()) return;
     const int64_t rows = s.batch * s.out_height();
     const int64_t row_operations = s.out_width() * s.channels * s.kernel_h * s.kernel_w;
-    // An even number of rows to a task, so that they pair up.
-    const int64_t grain = std::max<int64_t>(2, (kTaskOperations / std::max<int64_t>(row_operations, 1) + 1) / 2 * 2);
-    const int64_t tasks = (rows + grain - 1) / grain;
-    if (tasks <= 1 || max_threads == 1) return run_rows(x, packed_w, y, operands, 0, rows);
-    pool.parallel_for(tasks, max_threads, [&](int64_t task, int) {
-        run_rows(x, packed_w, y, operands, task * grain, std::min(rows, (task + 1) * grain));
-    });
+    // An even number of rows to a call, so that they pair up.
+    const int64_t grain = std::max<int64_t>(2, (kCallOperations / std::max<int64_t>(row_operations, 1) + 1) / 2 * 2);
+    pool.parallel_ranges(rows, grain, max_threads,
+                         [&](int64_t begin, int64_t end, int) { run_rows(x, packed_w, y, operands, begin, end); });
 }
 
 }  // namespace planish::cpu

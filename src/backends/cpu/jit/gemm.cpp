@@ -90,13 +90,10 @@ void GemmPlan::run(const float* a, const float* packed_b, float* c, std::span<co
     const TileLoop& loop = impl_->loop;
     const int threads =
         useful_threads(static_cast<double>(s.m), static_cast<double>(s.n), static_cast<double>(s.k), max_threads, pool);
-    if (threads <= 1) return run_serial(a, packed_b, c, operands);
     const TaskGrid grid = split_tasks(loop, threads);
-    pool.parallel_for(grid.tasks(), threads, [&](int64_t task, int) {
-        TileLoop::Call call = impl_->call(a, packed_b, c, operands.data());
-        grid.bounds(task, call);
-        loop.run(call);
-    });
+    const TileLoop::Call call = impl_->call(a, packed_b, c, operands.data());
+    pool.parallel_ranges(grid.units(), grid.grain, threads,
+                         [&](int64_t begin, int64_t end, int) { grid.run(loop, call, begin, end); });
 }
 
 struct BatchedGemmPlan::Impl {

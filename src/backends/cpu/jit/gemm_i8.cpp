@@ -90,13 +90,8 @@ void GemmI8Plan::run(const uint8_t* a, const int8_t* packed_b, const ColumnTerms
     const double useful = std::max({1.0, m * n * k / kProductsPerThread, n * k / kBytesPerThread});
     const int threads = static_cast<int>(std::min<double>(useful, std::min(max_threads, pool.size())));
     const TaskGrid grid = split_tasks(loop, threads);
-    const auto run_task = [&](int64_t task, int) {
-        TileLoop::Call part = call;
-        grid.bounds(task, part);
-        loop.run(part);
-    };
-    if (threads <= 1) return run_task(0, 0);
-    pool.parallel_for(grid.tasks(), threads, run_task);
+    pool.parallel_ranges(grid.units(), grid.grain, threads,
+                         [&](int64_t begin, int64_t end, int) { grid.run(loop, call, begin, end); });
 }
 
 }  // namespace planish::cpu

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <new>
 
 #include "base/thread_pool.hpp"
 
@@ -56,16 +57,32 @@ void ChainLink::run_rows(const float* x, const float* weights, float* y, std::sp
         std::get<0>(plan)->run_rows(x, weights, y, operands, scratch, begin, end);
 }
 
+// Where a thread is: what its windows hold lets it go on with the next row for no more than that row. At the front of
+// its scratch.
+struct alignas(64) RowChain::Place {
+    struct Window {
+        float* memory = nullptr;
+        int64_t first = 0;  // row at which the memory begins
+        int64_t end = 0;    // of the rows that are there
+    };
+
+    int64_t image = -1, row = 0;  // that may follow
+    std::array<Window, kMaxLinks> windows;
+    std::byte* link_scratch = nullptr;
+};
+
 RowChain::RowChain(std::vector<ChainLink> links) : links_(std::move(links)) {
     for (const ChainLink& link : links_) link_scratch_ = std::max(link_scratch_, link.scratch());
     // The most rows whose windows fit: every band computes anew or moves the rows that it shares with the one before.
     const int64_t rows = links_.back().rows();
     int64_t band = rows;
-    while (band > 1 && window_floats_for(band, nullptr) * 4 > kWindowBytes) band = band > 2 ? round_up(band / 2, 2) : 1;
+    while (band > 1 && window_floats_for(rows_held(band)) * 4 > kWindowBytes)
+        band = band > 2 ? round_up(band / 2, 2) : 1;
     const int64_t bands = (rows + band - 1) / band;
     band_rows_ = std::min(band, round_up((rows + bands - 1) / bands, 2));  // even: depthwise rows pair up
-    window_floats_ = window_floats_for(band_rows_, &capacity_);
+    capacity_ = rows_held(band_rows_);
     if (rows > 2 * band_rows_) add_slack();
+    window_floats_ = window_floats_for(capacity_);
 }
 
 // A window that begins anew where the last one ended moves what they share to its front. With room behind it, it slides
@@ -77,9 +94,7 @@ void RowChain::add_slack() {
         const int64_t step = next[i].first - one[i].first, row = links_[i].row_floats();
         if (next[i].first >= one[i].second || step <= 0) continue;
         const int64_t steps = kSlackBytes / static_cast<int64_t>(sizeof(float)) / (step * row);
-        const int64_t capacity = std::min(capacity_[i] + steps * step, links_[i].rows());
-        window_floats_ += round_up(capacity * row, 16) - round_up(capacity_[i] * row, 16);
-        capacity_[i] = capacity;
+        capacity_[i] = std::min(capacity_[i] + steps * step, links_[i].rows());
     }
 }
 
@@ -91,34 +106,30 @@ std::vector<std::pair<int64_t, int64_t>> RowChain::rows_needed(int64_t begin, in
     return needed;
 }
 
-int64_t RowChain::window_floats_for(int64_t band, std::vector<int64_t>* capacity) const {
+std::vector<int64_t> RowChain::rows_held(int64_t band) const {
     std::vector<int64_t> most(links_.size() - 1, 0);
     const int64_t rows = links_.back().rows();
-    for (int64_t begin = 0; begin < rows; begin += band) {
+    for (int64_t begin = 0; begin < rows; ++begin) {
         const auto needed = rows_needed(begin, std::min(begin + band, rows));
         for (size_t i = 0; i < most.size(); ++i) most[i] = std::max(most[i], needed[i].second - needed[i].first);
     }
+    return most;
+}
+
+int64_t RowChain::window_floats_for(const std::vector<int64_t>& rows) const {
     int64_t total = 0;
-    for (size_t i = 0; i < most.size(); ++i) total += round_up(most[i] * links_[i].row_floats(), 16);
-    if (capacity != nullptr) *capacity = std::move(most);
+    for (size_t i = 0; i < rows.size(); ++i) total += round_up(rows[i] * links_[i].row_floats(), 16);
     return total;
 }
 
 size_t RowChain::workspace(int max_threads) const {
-    return (static_cast<size_t>(window_floats_) * sizeof(float) + link_scratch_) *
+    return (sizeof(Place) + link_scratch_ + static_cast<size_t>(window_floats_) * sizeof(float)) *
            static_cast<size_t>(std::max(1, max_threads));
 }
 
 void RowChain::run_bands(const float* x, float* y, std::span<const LinkArgs> args, int64_t image, int64_t begin,
-                         int64_t end, std::byte* scratch) const {
-    struct Window {
-        float* memory = nullptr;
-        int64_t first = 0;  // row at which the memory begins
-        int64_t end = 0;    // of the rows that are there
-    };
-    std::array<Window, kMaxLinks> windows;
+                         int64_t end, Place& place) const {
     std::array<std::array<const float*, kMaxOperands>, kMaxLinks> operands;
-    auto* memory = reinterpret_cast<float*>(scratch + link_scratch_);
     const size_t last = links_.size() - 1;
     for (size_t i = 0; i <= last; ++i) {
         const ChainLink& link = links_[i];
@@ -127,10 +138,11 @@ void RowChain::run_bands(const float* x, float* y, std::span<const LinkArgs> arg
             if (has_tensor_operand(op.kind))
                 operands[i][static_cast<size_t>(op.operand)] =
                     args[i].operands[static_cast<size_t>(op.operand)] + image * link.rows() * link.row_floats();
-        if (i == last) break;
-        windows[i].memory = memory;
-        memory += round_up(capacity_[i] * link.row_floats(), 16);
     }
+    if (place.image != image || place.row != begin)
+        for (Place::Window& window : place.windows) window.end = 0;
+    place.image = image;
+    place.row = end;
     x += image * links_[0].input_floats();
     y += image * links_[last].rows() * links_[last].row_floats();
 
@@ -143,10 +155,10 @@ void RowChain::run_bands(const float* x, float* y, std::span<const LinkArgs> arg
             const ChainLink& link = links_[i];
             const std::span<const float* const> own(operands[i].data(), args[i].operands.size());
             if (i == last) {
-                link.run_rows(in, args[i].weights, y, own, scratch, needed[i].first, needed[i].second);
+                link.run_rows(in, args[i].weights, y, own, place.link_scratch, needed[i].first, needed[i].second);
                 break;
             }
-            Window& window = windows[i];
+            Place::Window& window = place.windows[i];
             const auto [from, to] = needed[i];
             const int64_t row = link.row_floats();
             if (window.end <= from) {
@@ -157,7 +169,7 @@ void RowChain::run_bands(const float* x, float* y, std::span<const LinkArgs> arg
                 window.first = from;
             }
             float* out = window.memory - window.first * row;
-            if (to > window.end) link.run_rows(in, args[i].weights, out, own, scratch, window.end, to);
+            if (to > window.end) link.run_rows(in, args[i].weights, out, own, place.link_scratch, window.end, to);
             window.end = std::max(window.end, to);
             in = out;
         }
@@ -166,23 +178,28 @@ void RowChain::run_bands(const float* x, float* y, std::span<const LinkArgs> arg
 
 void RowChain::run(const float* x, float* y, int64_t images, std::span<const LinkArgs> args, void* workspace,
                    ThreadPool& pool, int max_threads) const {
-    const int64_t rows = links_.back().rows(), bands = (rows + band_rows_ - 1) / band_rows_;
+    const int64_t rows = links_.back().rows();
     const int threads = std::min(max_threads, pool.size());
-    auto* scratch = static_cast<std::byte*>(workspace);
-    // Whole images where they are many; else some cuts each, whose first band computes what it shares with the band
-    // before it once more.
-    const int64_t cuts = threads <= 1 ? 1 : std::min(bands, std::max<int64_t>(1, (2 * threads + images - 1) / images));
-    const auto run_task = [&](int64_t task, int thread) {
-        const int64_t cut = task % cuts;
-        run_bands(x, y, args, task / cuts, bands * cut / cuts * band_rows_,
-                  std::min(rows, bands * (cut + 1) / cuts * band_rows_),
-                  scratch + static_cast<size_t>(thread) * this->workspace(1));
+    const auto place = [&](int thread) {
+        return reinterpret_cast<Place*>(static_cast<std::byte*>(workspace) +
+                                        static_cast<size_t>(thread) * this->workspace(1));
     };
-    if (threads <= 1) {
-        for (int64_t task = 0; task < images; ++task) run_task(task, 0);
-    } else {
-        pool.parallel_for(images * cuts, threads, run_task);
+    for (int thread = 0; thread < std::max(threads, 1); ++thread) {
+        auto* at = new (place(thread)) Place;
+        at->link_scratch = reinterpret_cast<std::byte*>(at + 1);
+        auto* memory = reinterpret_cast<float*>(at->link_scratch + link_scratch_);
+        for (size_t i = 0; i + 1 < links_.size(); ++i) {
+            at->windows[i].memory = memory;
+            memory += round_up(capacity_[i] * links_[i].row_floats(), 16);
+        }
     }
+    // A thread that begins somewhere computes the rows that its first band shares with the band before it once more.
+    const auto run_rows = [&](int64_t begin, int64_t end, int thread) {
+        for_each_row(begin, end, rows, [&](int64_t image, int64_t first, int64_t last) {
+            run_bands(x, y, args, image, first, last, *place(thread));
+        });
+    };
+    pool.parallel_ranges(images * rows, band_rows_, threads, run_rows);
 }
 
 }  // namespace planish::cpu

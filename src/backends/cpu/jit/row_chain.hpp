@@ -61,9 +61,12 @@ class RowChain {
     /// Rows of each link's output that output rows [begin, end) of the last link need.
     std::vector<std::pair<int64_t, int64_t>> rows_needed(int64_t begin, int64_t end) const;
     void add_slack();
-    int64_t window_floats_for(int64_t band, std::vector<int64_t>* capacity) const;
+    /// Rows that each window holds for bands of that height, wherever they begin.
+    std::vector<int64_t> rows_held(int64_t band) const;
+    int64_t window_floats_for(const std::vector<int64_t>& rows) const;
+    struct Place;
     void run_bands(const float* x, float* y, std::span<const LinkArgs> args, int64_t image, int64_t begin, int64_t end,
-                   std::byte* scratch) const;
+                   Place& place) const;
 
     std::vector<ChainLink> links_;
     std::vector<int64_t> capacity_;  ///< rows that the window behind each link but the last holds

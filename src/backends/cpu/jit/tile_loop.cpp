@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <limits>
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "planish/error.hpp"
 
@@ -15,6 +17,7 @@ namespace {
 constexpr int64_t kPanelBlockBytes = 128 * 1024;  // one K block of one panel
 constexpr int64_t kGroupBytes = 768 * 1024;       // A's rows of one group, of the same K block
 constexpr int64_t kSharedBytes = 512 * 1024;      // of B, that every thread may as well read for itself
+constexpr int64_t kUnitOperations = 500'000;      // of a unit of work, about 5 microseconds of one core
 constexpr int64_t kStreams = kMaxStreams;         // panels of one vector that a single row reads side by side
 
 /// The generator whose vectors hold that many floats.
@@ -192,29 +195,41 @@ GemmKernel TileLoop::generate_i8_kernel(int64_t rows, int64_t vectors, bool last
     return gemm_i8_kernel(key);
 }
 
-void TaskGrid::bounds(int64_t task, TileLoop::Call& call) const {
-    const int64_t tile_task = task / panel_tasks, panel_task = task % panel_tasks;
-    call.first_tile = tiles * tile_task / tile_tasks;
-    call.last_tile = tiles * (tile_task + 1) / tile_tasks;
-    call.first_panel = panels * panel_task / panel_tasks;
-    call.last_panel = panels * (panel_task + 1) / panel_tasks;
+void TaskGrid::run(const TileLoop& loop, TileLoop::Call call, int64_t begin, int64_t end) const {
+    const int64_t across = by_panels ? tiles : panels;  // of one panel, or of one tile
+    // Whole panels (or tiles) [first, last), or the parts [from, to) of one.
+    const auto run_rectangle = [&](int64_t first, int64_t last, int64_t from, int64_t to) {
+        if (first == last || from == to) return;
+        from = across * from / parts;
+        to = across * to / parts;
+        std::tie(call.first_panel, call.last_panel) = by_panels ? std::pair(first, last) : std::pair(from, to);
+        std::tie(call.first_tile, call.last_tile) = by_panels ? std::pair(from, to) : std::pair(first, last);
+        // The panel behind the last one is this thread's next one, as a rule.
+        if (by_panels) call.next = last < panels ? loop.panel(call, last) : nullptr;
+        loop.run(call);
+    };
+    const int64_t first = begin / parts, last = end / parts;
+    if (first == last) return run_rectangle(first, first + 1, begin % parts, end % parts);
+    const int64_t whole = begin % parts == 0 ? first : first + 1;
+    if (whole > first) run_rectangle(first, whole, begin % parts, parts);
+    run_rectangle(whole, last, 0, parts);
+    if (end % parts != 0) run_rectangle(last, last + 1, 0, end % parts);
 }
 
 TaskGrid split_tasks(const TileLoop& loop, int threads) {
-    const int64_t tiles = loop.tiles(), panels = loop.panels();
-    TaskGrid grid{tiles, panels, 1, 1};
-    if (threads <= 1) return grid;
-    const int64_t wanted = int64_t{threads} * 4;
+    const TileLoop::Problem& problem = loop.problem();
+    TaskGrid grid{loop.tiles(), loop.panels()};
+    if (threads <= 1 || grid.tiles == 0) return grid;
     // Small weights are read by every thread; then rows of an image stay with their thread from layer to layer, while
     // columns would be fetched from all others' caches by a depthwise convolution or by the next product.
-    const bool shares_b = loop.layout().size() * 4 <= kSharedBytes && tiles >= 2 * wanted;
-    if (loop.problem().n >= loop.problem().rows && !shares_b) {
-        grid.panel_tasks = std::min(panels, wanted);
-        grid.tile_tasks = std::min(tiles, ceil_div(wanted, std::max<int64_t>(1, grid.panel_tasks)));
-    } else {
-        grid.tile_tasks = std::min(tiles, wanted);
-        grid.panel_tasks = std::min(panels, ceil_div(wanted, std::max<int64_t>(1, grid.tile_tasks)));
-    }
+    // So would they where panels are few.
+    const bool shares_b = loop.layout().size() * 4 <= kSharedBytes && grid.tiles >= int64_t{threads} * 8;
+    const bool few_panels = grid.panels < int64_t{threads} * 4 && grid.tiles >= threads;
+    grid.by_panels = problem.n >= problem.rows && !shares_b && !few_panels;
+    const int64_t lines = grid.by_panels ? grid.panels : grid.tiles, across = grid.by_panels ? grid.tiles : grid.panels;
+    const int64_t operations = 2 * problem.rows * problem.n * problem.k * problem.segments / lines;  // of one
+    grid.parts = std::clamp<int64_t>(operations / kUnitOperations, 1, across);
+    grid.grain = std::max<int64_t>(1, kUnitOperations / std::max<int64_t>(1, operations / grid.parts));
     return grid;
 }
 
@@ -258,7 +273,7 @@ void TileLoop::run(const Call& call) const {
                 const KBlock& next_block = blocks_[static_cast<size_t>(wraps ? (i + 1) % rows_of_b : i)];
                 const int64_t next_panel = wraps ? call.first_panel : panel + 1;
                 const float* next =
-                    call.b + layout_.panel_offset(next_panel * joined_) +
+                    this->panel(call, next_panel) +
                     (next_block.first_segment * problem_.k + next_block.offset) * layout_.width(next_panel);
                 if (wraps && i + 1 == rows_of_b && last == call.last_tile && call.next != nullptr) next = call.next;
                 run_panel(call, block, stage, panel, first, last, next);

@@ -64,6 +64,8 @@ class TileLoop {
     int64_t tiles() const { return tiles_; }
     /// What `Call` counts as panels: those of the layout, or some of them that a kernel reads side by side.
     int64_t panels() const { return (layout_.panels() + joined_ - 1) / joined_; }
+    /// Where a panel of the call's B begins.
+    const float* panel(const Call& call, int64_t panel) const { return call.b + layout_.panel_offset(panel * joined_); }
     int64_t first_row(int64_t tile) const { return tile * tile_rows_ + std::min(tile, large_tiles_); }
 
     void run(const Call& call) const;
@@ -96,17 +98,20 @@ class TileLoop {
     std::array<std::array<std::array<GemmKernel, 2>, 2>, 4> kernels_{};
 };
 
-/// A rectangle of tiles x panels cut into tasks of about equal size.
+/// The tiles x panels of a product as a row of units of about equal work, in an order in which neighbours are best
+/// computed by one thread: all tiles of a panel before the next panel, or the reverse.
 struct TaskGrid {
     int64_t tiles = 0, panels = 0;
-    int64_t tile_tasks = 1, panel_tasks = 1;
+    bool by_panels = false;
+    int64_t parts = 1;  ///< units that each panel (or each tile's row of panels) is cut into
+    int64_t grain = 1;  ///< units that are worth a call
 
-    int64_t tasks() const { return tile_tasks * panel_tasks; }
-    void bounds(int64_t task, TileLoop::Call& call) const;
+    int64_t units() const { return (by_panels ? panels : tiles) * parts; }
+    /// Units [begin, end) of `call`, whose own bounds are ignored.
+    void run(const TileLoop& loop, TileLoop::Call call, int64_t begin, int64_t end) const;
 };
 
-/// Cuts the columns first where B is the larger side and not small, else the rows; some tasks more than threads, to
-/// balance them.
+/// Neighbours share columns where B is the larger side and not small, else rows.
 TaskGrid split_tasks(const TileLoop& loop, int threads);
 
 /// The panel width that suits the problem on that ISA and this processor.
