@@ -60,6 +60,7 @@ int recognise_attention(Graph& graph);
 int merge_projections(Graph& graph);          // x Wq, x Wk, x Wv before attention -> x [Wq|Wk|Wv]
 int slice_attention(Graph& graph);            // attention with the slices that it reads
 int chain_convolutions(Graph& graph);         // expand -> depthwise -> project
+int chain_excitations(Graph& graph);          // 1x1 -> 1x1 -> product with the image, of squeeze-and-excitation
 int fuse_reductions(Graph& graph);            // a point-wise expression -> its only reader, a reduction
 int lower_quantised_operators(Graph& graph);  // QLinearConv -> DequantizeLinear, Conv, QuantizeLinear
 int simplify_quantisation(Graph& graph);      // QuantizeLinear and DequantizeLinear to where fewest bytes move

@@ -51,6 +51,7 @@ std::span<const Pass> specialise_pipeline() {
         {"form-quantized-regions", "around the regions that float kernels know", form_quantized_regions},
         {"slice-attention", "after all that moves slices", slice_attention},
         {"chain-convolutions", "its links are convolutions with their epilogues", chain_convolutions},
+        {"chain-excitations", "its links are convolutions with their epilogues, too", chain_excitations},
         {"fuse-reductions", "what is fused is a whole point-wise region that no product has taken", fuse_reductions},
     };
     return kPasses;

@@ -408,6 +408,10 @@ int EpilogueCode::tensors() const {
         std::count_if(operands.begin(), operands.end(), [](const Operand& o) { return !o.channel; }));
 }
 
+std::string EpilogueCode::in_namespace(std::string_view name) const {
+    return fmt::format("namespace {} {{\n{}}}\n", name, source);
+}
+
 void set_epilogue_formats(Formats& formats, const EpilogueCode& epilogue) {
     for (const auto& operand : epilogue.operands)
         formats.inputs[static_cast<size_t>(operand.input)] =

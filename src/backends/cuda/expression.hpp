@@ -45,6 +45,8 @@ struct EpilogueCode {
     int operations = 0;
 
     int tensors() const;  ///< operands that are
+    /// The source in a namespace, for kernels with several epilogues. They include "planish/math.cuh" before.
+    std::string in_namespace(std::string_view name) const;
 };
 
 /// `channel_axis` is the logical axis of the root's output that channel operands run along. `bias`: an input of the

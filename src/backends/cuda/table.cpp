@@ -56,6 +56,7 @@ constexpr Row kRows[] = {
 // Of regions of other kinds than their root op tells. Refused, they are dissolved.
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kChains[] = {&kConvChain};
+constexpr const Implementation* kExcitations[] = {&kExcitation};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
 }  // namespace
@@ -64,6 +65,7 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     const std::string_view kind = region.has_body() ? std::string_view(region.node().text("kind")) : "";
     if (kind == "attention") return kSlicedAttention;
     if (kind == "conv_chain") return kChains;
+    if (kind == "excitation") return kExcitations;
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

@@ -310,11 +310,6 @@ Tensor pack_weights(const RegionView& region, const Chain& chain, const Tile& ti
 
 // ---- The kernel -----------------------------------------------------------------------------------------------------
 
-/// The epilogue's struct in a namespace of its own.
-std::string scoped(std::string_view name, const EpilogueCode& epilogue) {
-    return fmt::format("namespace {} {{\n{}}}\n", name, epilogue.source);
-}
-
 CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view tactic,
                    const Environment& environment) {
     const Chain chain = chain_of(region, environment);
@@ -336,8 +331,8 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     spec.cluster = chain.projects() ? tile.groups : 1;
     spec.max_registers = tile.warps > 8 ? 128 : 255;
     spec.source = "#include \"planish/conv_chain.cuh\"\n#include \"planish/math.cuh\"\n" +
-                  scoped("expand", chain.expands() ? first.epilogue : chain.middle().epilogue) +
-                  scoped("depthwise", chain.middle().epilogue) + scoped("project", last.epilogue) +
+                  (chain.expands() ? first : chain.middle()).epilogue.in_namespace("expand") +
+                  chain.middle().epilogue.in_namespace("depthwise") + last.epilogue.in_namespace("project") +
                   fmt::format(
                       "struct Traits {{\n"
                       "    using T = {};\n"

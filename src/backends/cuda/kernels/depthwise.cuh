@@ -6,7 +6,7 @@
 // need is loaded once, its loads in flight together, and every element is used by up to kernel_h * kernel_w outputs
 // from registers. Neighbouring lanes have neighbouring channels, so every load of a warp is contiguous.
 //
-// The translation unit gives: T, Epilogue (see common.cuh), kChannels, kVector, kKernelH, kKernelW, kStrideH, kStrideW,
+// The translation unit gives: T, E (an Epilogue: see common.cuh), kChannels, kVector, kKernelH, kKernelW, kStrideH, kStrideW,
 // kDilationH, kDilationW, kTileH, kTileW, kAllRows (whether the rows' loop is unrolled, so that the loads of all rows
 // are in flight together: more registers, less latency).
 #pragma once
@@ -19,7 +19,7 @@ namespace planish {
 template <typename C>
 __device__ void depthwise(const DepthwiseParams& p) {
     using T = typename C::T;
-    using E = typename C::Epilogue;
+    using E = typename C::E;
     using Elements = Pack<T, C::kVector>;
     constexpr int kV = C::kVector, kVectors = C::kChannels / kV;
     constexpr int kColumns = (C::kTileW - 1) * C::kStrideW + (C::kKernelW - 1) * C::kDilationW + 1;

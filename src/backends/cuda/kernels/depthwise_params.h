@@ -12,6 +12,7 @@ struct DepthwiseParams {
     void* output;                              // T [n, out_h, out_w, channels]
     const void* operands[kDepthwiseOperands];  // of the epilogue: f32 [channels], or T like the output
     int n, h, w, out_h, out_w, pad_top, pad_left;
+    int rows;  // of the output, that a block walks down: depthwise_rows.cuh
 };
 
 }  // namespace planish
