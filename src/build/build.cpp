@@ -258,6 +258,7 @@ class Builder {
             options.table = &table;
         }
         precision::QuantizeResult result = precision::quantize(graph, samples, options);
+        if (options_.shapes.empty() && options_.samples.empty()) compiler_.expect(graph, samples[0]);
         if (!given.save_table.empty()) precision::write_table(given.save_table, result.table);
         report_.precision = std::move(result.layers);
         report_.output_errors = std::move(result.outputs);

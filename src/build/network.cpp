@@ -53,8 +53,7 @@ std::vector<Tensor> sample_inputs(const Graph& graph, const TensorMap& sample) {
     std::vector<Tensor> inputs;
     for (const Value* input : graph.inputs()) {
         const auto it = sample.find(input->name);
-        if (it == sample.end())
-            fail(ErrorCode::invalid_argument, "the verification sample misses input '" + input->name + "'");
+        if (it == sample.end()) fail(ErrorCode::invalid_argument, "a sample misses input '" + input->name + "'");
         inputs.push_back(it->second);
     }
     return inputs;
@@ -84,12 +83,14 @@ std::string NetworkCompiler::machine_of(const std::string& target) const {
                : tuner::describe_machine(target, threads());
 }
 
+void NetworkCompiler::expect(const Graph& graph, const TensorMap& sample) {
+    shapes_.emplace();
+    for (const Tensor& t : sample_inputs(graph, sample)) shapes_->push_back(t.dims());
+}
+
 Network NetworkCompiler::compile(std::unique_ptr<Graph> graph) {
     Network network{std::move(graph), {}, {}, {}};
-    if (!shapes_ && !options_.samples.empty()) {
-        shapes_.emplace();
-        for (const Tensor& t : sample_inputs(*network.graph, options_.samples[0])) shapes_->push_back(t.dims());
-    }
+    if (!shapes_ && !options_.samples.empty()) expect(*network.graph, options_.samples[0]);
     if (shapes_) {
         compile_for(network, *shapes_);
         return network;

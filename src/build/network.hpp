@@ -62,6 +62,8 @@ class NetworkCompiler {
     int threads() const;
     /// That applies to a full target: the CPU computes in float32, or as the graph says.
     std::string precision_of(const std::string& target) const;
+    /// Compiles for the shapes of this sample of inputs.
+    void expect(const Graph& graph, const TensorMap& sample);
     const std::optional<std::vector<Dims>>& shapes() const { return shapes_; }
     std::vector<plan::Profile> profiles(const Graph& graph) const;
     std::vector<plan::Section> sections(const Network& network) const;

@@ -13,6 +13,14 @@ namespace {
 // Channels that calibration showed smaller than this share of the largest are taken to be as large: what is scaled up
 // by more than it has to be cut off when it grows.
 constexpr double kLeastMaximum = 0.07;
+// Small channels that are read by a filter of their own are scaled up to this share of the largest: on other data they
+// may double before they are cut off.
+constexpr double kFilterReach = 0.5;
+// Three bits: what is rounded finer adds nothing to the noise of the larger channels.
+constexpr double kLargestFactor = 8;
+// Bits that the channels of a tensor must win on average: the product with the factors takes time.
+constexpr double kLeastBits = 0.5;
+
 const Layer* layer_of(const Node* node, std::span<const Layer> layers) {
     for (const Layer& layer : layers)
         if (&layer.node() == node) return &layer;
@@ -163,6 +171,18 @@ double error_of(const std::vector<double>& scales, const ChannelStatistics& seen
     return error;
 }
 
+/// For depthwise convolutions. Nullopt: not worth it.
+std::optional<std::vector<double>> scales_for_filters(const std::vector<float>& maxima) {
+    double largest = 0, bits = 0;
+    for (const float m : maxima) largest = std::max(largest, double{m});
+    std::vector<double> scales(maxima.size(), 1);
+    for (size_t c = 0; c < maxima.size(); ++c) {
+        if (maxima[c] > 0) scales[c] = std::clamp(kFilterReach * largest / double{maxima[c]}, 1.0, kLargestFactor);
+        bits += std::log2(scales[c]);
+    }
+    return bits >= kLeastBits * static_cast<double>(maxima.size()) ? std::optional(scales) : std::nullopt;
+}
+
 /// Nullopt: as they are.
 std::optional<std::vector<double>> scales_for(const ChannelStatistics& seen, std::span<const Layer* const> readers,
                                               int threads) {
@@ -230,9 +250,14 @@ int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layer
         for (const Use& use : place.uses) readers.push_back(layer_of(use.node, layers));
         if (std::any_of(readers.begin(), readers.end(), [&](const Layer* l) { return l->inputs() != channels; }))
             continue;
-        const auto scales = scales_for(found->second, readers, threads);
-        if (!scales) continue;
         const bool alone = place.uses.size() == place.value->uses.size() && !graph.is_output(place.value);
+        const bool filters = std::all_of(readers.begin(), readers.end(), [&](const Layer* l) {
+            return l->is_depthwise() && l->channels() == channels;
+        });
+        if (filters && !alone) continue;
+        const auto scales =
+            filters ? scales_for_filters(found->second.maxima) : scales_for(found->second, readers, threads);
+        if (!scales) continue;
         const auto source = alone ? source_of(graph, place.value, layers) : std::nullopt;
         const bool folds = source && (source->layer == nullptr || source->layer->channel_axis() == *axis);
         if (folds)
@@ -240,7 +265,7 @@ int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layer
         else
             multiply(graph, place, *axis, *scales);
         for (const Layer* layer : readers) divide_inputs(graph, *layer, *scales);
-        place.equalised = true;
+        place.equalised = !filters;
         ++changes;
     }
     return changes;

@@ -24,7 +24,9 @@ std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> l
 ///
 /// s[c] = max |w[c]|^(1 - a) / max |x[c]|^a (SmoothQuant, Xiao et al., ICML 2023), and `a` is what gives the least
 /// error of the layers' results on the rows that were seen; it may be not to scale. Inputs of convolutions are left
-/// alone: what they gain on calibration data they lose on other images, whose channels are cut off.
+/// alone: what they gain on calibration data they lose on other images, whose channels are cut off. Depthwise ones are
+/// the exception: a filter has a scale of its own, so that its weights lose nothing when its channel is scaled up, and
+/// small channels are scaled only so far that they may still grow.
 ///
 /// The factors go into the layer or the normalisation that makes the tensor, or else into a Mul, which joins the
 /// epilogue of what is before it. Returns the number of tensors whose channels were scaled.

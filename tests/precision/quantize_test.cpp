@@ -277,6 +277,37 @@ TEST(Equalise, ChangesNothingInFloatAndSavesSmallChannels) {
     EXPECT_EQ(graph->nodes().size(), without->nodes().size());
 }
 
+// A depthwise filter's weights lose nothing by scaling its channel up, whatever is in front of it; channels that grow
+// on other data are not cut off.
+TEST(Equalise, SmallChannelsOfDepthwiseConvolutions) {
+    auto graph = parse_graph(R"(graph "g" { input %x : float32[N, 8, 8, 8] const %w1 : float32[32, 8, 1, 1] = dense<0>
+        const %w2 : float32[32, 1, 3, 3] = dense<0>
+        %a = Conv(%x, %w1) %h = HardSwish(%a) %y = Conv(%h, %w2) {group = 32, pads = [1, 1, 1, 1]} output %y })");
+    fill(*graph, 21);
+    Tensor weights = graph->find_value("w1")->constant->clone(), filters = graph->find_value("w2")->constant->clone();
+    for (size_t i = 2 * 8; i < 32 * 8; ++i) weights.data<float>()[i] /= 20;
+    for (size_t i = 2 * 9; i < 32 * 9; ++i) filters.data<float>()[i] *= 20;
+    graph->find_value("w1")->constant = std::make_shared<const Tensor>(std::move(weights));
+    graph->find_value("w2")->constant = std::make_shared<const Tensor>(std::move(filters));
+    const auto exact = graph->clone(), without = graph->clone();
+    QuantizeOptions options;
+    options.equalise = false;
+    quantize(*without, samples_for(*graph, 8, 22), options);
+    quantize(*graph, samples_for(*graph, 8, 22), {});
+    check(*graph);
+    auto test = samples_for(*exact, 8, 23);
+    EXPECT_GT(sqnr(*exact, *graph, test), sqnr(*exact, *without, test) + 9);
+    for (TensorMap& sample : test)
+        for (float& v : sample["x"].data<float>()) v *= 1.5f;
+    EXPECT_GT(sqnr(*exact, *graph, test), sqnr(*exact, *without, test));
+    // Channels alike are left alone.
+    auto even = parse_graph(R"(graph "g" { input %x : float32[N, 8, 8, 8] const %w : float32[8, 1, 3, 3] = dense<0>
+        %h = HardSwish(%x) %y = Conv(%h, %w) {group = 8, pads = [1, 1, 1, 1]} output %y })");
+    fill(*even, 24);
+    quantize(*even, samples_for(*even, 8, 25), {});
+    for (const auto& node : even->nodes()) EXPECT_FALSE(node->is("Mul"));
+}
+
 // A layer's rounding moves the mean of its channels; the bias takes that back, and the layer gets one if it has none.
 TEST(Quantize, BiasesKeepTheMeans) {
     auto graph = parse_graph(R"(graph "g" { input %x : float32[N, 64] const %w : float32[64, 4] = dense<0>

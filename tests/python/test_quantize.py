@@ -119,6 +119,18 @@ def test_forms_of_calibration_data_agree(tmp_path, plan):
         assert build(calibration=calibration).bytes() == plan.bytes()
 
 
+def test_shapes_that_nobody_gave_are_those_of_the_calibration_data(tmp_path, capfd):
+    model = network()
+    for axis, name in ((2, "H"), (3, "W")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    rng = np.random.default_rng(1)
+    data = [rng.normal(size=(1, 3, 12, 40)).astype(np.float32) for _ in range(4)]
+    build(model, calibration=data).save(tmp_path / "m.plan")
+    capfd.readouterr()
+    assert planish._planish.cli_main(["planish", "inspect", str(tmp_path / "m.plan"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["profiles"][0]["x"]["opt"] == [1, 3, 12, 40]
+
+
 def test_missing_and_wrong_calibration_data(tmp_path):
     with pytest.raises(planish.Error, match="calibration") as error:
         build()
