@@ -34,7 +34,15 @@ struct Source {
     Node* norm = nullptr;  // LayerNormalization
 };
 
-std::optional<Source> source_of(const Graph& graph, const Value* value, std::span<const Layer> layers) {
+/// Cut off below 0 and above: a grid that ends where it does cuts off as well.
+bool is_clip_from_zero(const Node& node) {
+    const Value* low = node.is("Clip") ? node.input(1) : nullptr;
+    return low != nullptr && low->is_constant() && low->constant->size() == 1 && low->constant->at_double(0) == 0;
+}
+
+/// `raised`: channels are scaled up only, and no further than to what the largest one takes. Those that a Clip would
+/// cut off behind their factors, the grid cuts off at the same value: the factors may go in front of it.
+std::optional<Source> source_of(const Graph& graph, const Value* value, std::span<const Layer> layers, bool raised) {
     Source source;
     const Value* at = value;
     for (;;) {
@@ -62,7 +70,7 @@ std::optional<Source> source_of(const Graph& graph, const Value* value, std::spa
             before = node->input(other);
             const Layer* layer = layer_of(before->producer, layers);
             if (layer == nullptr || !layer->node().is("MatMul")) return std::nullopt;
-        } else if (!node->is("Relu") && !node->is("LeakyRelu")) {
+        } else if (!node->is("Relu") && !node->is("LeakyRelu") && !(raised && is_clip_from_zero(*node))) {
             return std::nullopt;
         }
         if (!passes::only_use(graph, before)) return std::nullopt;
@@ -258,7 +266,7 @@ int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layer
         const auto scales =
             filters ? scales_for_filters(found->second.maxima) : scales_for(found->second, readers, threads);
         if (!scales) continue;
-        const auto source = alone ? source_of(graph, place.value, layers) : std::nullopt;
+        const auto source = alone ? source_of(graph, place.value, layers, filters) : std::nullopt;
         const bool folds = source && (source->layer == nullptr || source->layer->channel_axis() == *axis);
         if (folds)
             scale_outputs(graph, *source, *scales);

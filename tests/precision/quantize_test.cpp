@@ -300,6 +300,17 @@ TEST(Equalise, SmallChannelsOfDepthwiseConvolutions) {
     for (TensorMap& sample : test)
         for (float& v : sample["x"].data<float>()) v *= 1.5f;
     EXPECT_GT(sqnr(*exact, *graph, test), sqnr(*exact, *without, test));
+    // Behind a clip the factors go into the convolution before it, at no cost.
+    auto clipped = parse_graph(R"(graph "g" { input %x : float32[N, 8, 8, 8] const %w1 : float32[32, 8, 1, 1] = dense<0>
+        const %w2 : float32[32, 1, 3, 3] = dense<0> const %lo : float32[] = [0.0] const %hi : float32[] = [1.5]
+        %a = Conv(%x, %w1) %h = Clip(%a, %lo, %hi) %y = Conv(%h, %w2) {group = 32, pads = [1, 1, 1, 1]} output %y })");
+    for (const char* name : {"w1", "w2"}) clipped->find_value(name)->constant = exact->find_value(name)->constant;
+    const auto exactly = clipped->clone(), plainly = clipped->clone();
+    quantize(*plainly, samples_for(*exactly, 8, 22), options);
+    quantize(*clipped, samples_for(*exactly, 8, 22), {});
+    EXPECT_EQ(clipped->nodes().size(), plainly->nodes().size());
+    EXPECT_GT(sqnr(*exactly, *clipped, samples_for(*exactly, 8, 23)),
+              sqnr(*exactly, *plainly, samples_for(*exactly, 8, 23)) + 4);
     // Channels alike are left alone.
     auto even = parse_graph(R"(graph "g" { input %x : float32[N, 8, 8, 8] const %w : float32[8, 1, 3, 3] = dense<0>
         %h = HardSwish(%x) %y = Conv(%h, %w) {group = 8, pads = [1, 1, 1, 1]} output %y })");
