@@ -12,7 +12,9 @@
 namespace planish::sparsity {
 namespace {
 
-constexpr double kRidge = 1e-3;  // of a mean variance: directions that the data does not have cost something too
+constexpr size_t kShown = 16;  // samples that losses are measured on
+// Of a mean variance: directions that the data does not have cost something too, the more the fewer data there are.
+constexpr double kRidge = 1e-3, kRidgeForFew = 0.03;
 
 /// Sums of |w|^power over the slices of an axis, by channel of the group; 0 for channels that the axis does not have.
 std::vector<double> slice_norms(const ChannelAxis& axis, const std::map<int, size_t>& place, int power) {
@@ -81,13 +83,14 @@ Curve by_scores(const ChannelGroup& group, const std::vector<double>& scores, do
 /// input, both as they are without the channels that have gone.
 class Reader {
   public:
-    Reader(const Product& product, const ChannelAxis& axis, Matrix rows) : axis_(axis) {
-        const Weights w = read_weights(product);
+    Reader(const Product& product, const ChannelAxis& axis, Matrix rows)
+        : product_(product), axis_(axis), original_(read_weights(product)) {
+        const Weights& w = original_;
         weights_ = Matrix(w.channels, w.outputs * w.kernel);  // a channel in a row
         for (int64_t o = 0; o < w.outputs; ++o)
             for (int64_t c = 0; c < w.channels; ++c)
                 for (int64_t k = 0; k < w.kernel; ++k) weights_.at(c, o * w.kernel + k) = w.at(o, c, k);
-        if (takes_bias(product, true)) centre_columns(rows);
+        if (takes_bias(product, true)) mean_ = centre_columns(rows);
         Matrix covariance = transposed_product(rows, rows);
         double trace = 0;
         for (int64_t i = 0; i < covariance.rows; ++i) trace += covariance.at(i, i);
@@ -104,7 +107,9 @@ class Reader {
             }
         Matrix identity(covariance.rows, covariance.rows);
         for (int64_t i = 0; i < identity.rows; ++i) identity.at(i, i) = 1;
-        const double lambda = kRidge * trace / static_cast<double>(std::max<int64_t>(covariance.rows, 1));
+        const double ridge = kRidge + kRidgeForFew * static_cast<double>(rows.columns) /
+                                          static_cast<double>(std::max<int64_t>(rows.rows, 1));
+        const double lambda = ridge * trace / static_cast<double>(std::max<int64_t>(covariance.rows, 1));
         inverse_ = solve(std::move(covariance), std::move(identity), lambda > 0 ? lambda : 1e-30);
         for (int64_t i = 0; i < inverse_.rows; ++i) alive_.push_back(i);
         norms_.resize(static_cast<size_t>(weights_.rows));
@@ -132,6 +137,26 @@ class Reader {
         }
     }
 
+    /// Gives the same layer of `other`, a copy of the graph, the weights of the channels that are left, adapted, and
+    /// zeros for those that have gone. A bias takes up the change of the mean.
+    void apply(Graph& other) const {
+        const std::optional<Product> product = as_product(*other.find_value(product_.node->output()->name)->producer);
+        Weights w = original_;
+        std::fill(w.values.begin(), w.values.end(), 0);
+        for (const int64_t c : alive_)
+            for (int64_t o = 0; o < w.outputs; ++o)
+                for (int64_t k = 0; k < w.kernel; ++k) w.at(o, c, k) = weights_.at(c, o * w.kernel + k);
+        write_weights(*product, w);
+        if (mean_.empty()) return;
+        std::vector<double> shift(static_cast<size_t>(w.outputs));
+        for (int64_t o = 0; o < w.outputs; ++o)
+            for (int64_t c = 0; c < w.channels; ++c)
+                for (int64_t k = 0; k < w.kernel; ++k)
+                    shift[static_cast<size_t>(o)] +=
+                        (original_.at(o, c, k) - w.at(o, c, k)) * mean_[static_cast<size_t>(c)];
+        add_to_bias(*product, shift);
+    }
+
   private:
     // w_i -= w_k A_ik / A_kk, A -= a_k a_kᵀ / A_kk for what is left.
     void eliminate(int64_t k) {
@@ -156,16 +181,33 @@ class Reader {
         norms_[static_cast<size_t>(i)] = sum;
     }
 
+    const Product& product_;
     const ChannelAxis& axis_;
+    Weights original_;
+    std::vector<double> mean_;  // empty: there is no bias to shift
     Matrix weights_, inverse_;
     std::vector<int64_t> alive_;
     std::vector<double> norms_;
     double energy_ = 0;
 };
 
-Curve by_activation(const ChannelGroup& group, std::vector<Reader>& readers) {
+/// Of the counts that may go some, the last among them: where the loss is measured.
+std::vector<size_t> trials_of(const std::vector<size_t>& allowed) {
+    std::vector<size_t> trials;
+    const size_t last = allowed.size() - 1;
+    for (const size_t place : {last / 8, last / 4, last / 2, last})
+        if (allowed[place] > 0 && (trials.empty() || allowed[place] > trials.back())) trials.push_back(allowed[place]);
+    return trials;
+}
+
+/// The order by what the readers lose; then that loss in units of what the network's outputs lose, as measured with
+/// the readers adapted, at the trials, and in between by the readers' own measure.
+Curve by_activation(const Graph& graph, const ChannelGroup& group, std::vector<Reader>& readers,
+                    const std::vector<size_t>& allowed, const OutputError& error) {
     Curve curve{{}, {0}};
     std::vector<int> left = group.channels;
+    const std::vector<size_t> trials = trials_of(allowed);
+    std::vector<double> measured;
     while (!left.empty()) {
         size_t least = 0;
         double least_cost = 0;
@@ -180,6 +222,20 @@ Curve by_activation(const ChannelGroup& group, std::vector<Reader>& readers) {
         curve.loss.push_back(curve.loss.back() + std::max(least_cost, 0.0));
         if (!left.empty())
             for (Reader& reader : readers) reader.remove(channel);
+        if (measured.size() < trials.size() && curve.order.size() == trials[measured.size()]) {
+            auto trial = graph.clone();
+            for (const Reader& reader : readers) reader.apply(*trial);
+            const double before = measured.empty() ? 0 : measured.back();
+            measured.push_back(std::max(error.of(*trial), before));
+        }
+    }
+    const std::vector<double> own = curve.loss;
+    size_t from = 0;
+    for (size_t t = 0; t < trials.size(); ++t) {
+        const double low = t == 0 ? 0 : measured[t - 1], span = own[trials[t]] - own[from];
+        for (size_t n = from + 1; n <= trials[t]; ++n)
+            curve.loss[n] = low + (measured[t] - low) * (span > 0 ? (own[n] - own[from]) / span : 1);
+        from = trials[t];
     }
     return curve;
 }
@@ -187,7 +243,8 @@ Curve by_activation(const ChannelGroup& group, std::vector<Reader>& readers) {
 }  // namespace
 
 std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
-                              const Observer& observer) {
+                              const Observer& observer, const std::vector<std::vector<size_t>>& allowed,
+                              const std::function<void(std::string_view, double)>& progress) {
     std::vector<Curve> curves(channels.groups.size());
     if (criterion != "activation") {
         for (size_t g = 0; g < curves.size(); ++g)
@@ -209,15 +266,24 @@ std::vector<Curve> importance(const Graph& graph, const Channels& channels, cons
     }
     std::vector<Matrix> rows;
     if (!taps.empty()) rows = observer.observe(graph, taps);
+    // What the readers are adapted with would flatter them: losses are measured on the last fifth.
+    const std::vector<TensorMap>& samples = observer.samples();
+    const size_t held_out = samples.size() < 2 ? 0 : std::max<size_t>(1, samples.size() / 5);
+    for (Matrix& matrix : rows)
+        matrix = rows_of(matrix, 0, matrix.rows - matrix.rows * static_cast<int64_t>(held_out) / std::ssize(samples));
+    const size_t shown = std::min(std::max<size_t>(held_out, 1), kShown);
+    const OutputError error(graph, {samples.end() - static_cast<std::ptrdiff_t>(shown), samples.end()},
+                            observer.threads());
     for (size_t g = 0; g < curves.size(); ++g) {
         const ChannelGroup& group = channels.groups[g];
+        progress(group.name, static_cast<double>(g) / static_cast<double>(curves.size()));
         std::vector<Reader> readers;
         for (size_t t = 0; t < taps.size(); ++t)
             if (std::any_of(group.axes.begin(), group.axes.end(),
                             [&](int a) { return &channels.axes[static_cast<size_t>(a)] == axes[t]; }))
                 readers.emplace_back(*tapped[t], *axes[t], rows[t]);
-        curves[g] =
-            readers.empty() ? by_scores(group, norm_scores(channels, group, "l2"), 1) : by_activation(group, readers);
+        curves[g] = readers.empty() ? by_scores(group, norm_scores(channels, group, "l2"), 1)
+                                    : by_activation(graph, group, readers, allowed[g], error);
     }
     return curves;
 }

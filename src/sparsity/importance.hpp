@@ -1,6 +1,7 @@
 // In which order the channels of a group go, and what their loss costs.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,8 +11,8 @@
 namespace planish::sparsity {
 
 /// The channels of one group, least important first. `loss[n]` is what is lost with the first n: 0 at n = 0, growing.
-/// By "activation" it estimates the relative square error of the layers that read them; by norms, the average channel
-/// counts one.
+/// By "activation" it is the relative square error of the network's outputs, measured at some counts; by norms, the
+/// average channel counts one.
 struct Curve {
     std::vector<int> order;
     std::vector<double> loss;
@@ -26,8 +27,10 @@ struct Curve {
 /// - "activation": what the outputs of the layers that read the channel change by on the calibration data, after their
 ///   other weights have been adapted to its absence: for a covariance C and weights w_k of channel k that is
 ///   |w_k|² / (C⁻¹)_kk (Hassibi and Stork, 1993, over whole channels). Channels go one by one, the least first, each
-///   time with C⁻¹ and the weights updated.
+///   time with C⁻¹ and the weights updated. What the network's outputs lose then is measured where some of `allowed`
+///   are gone, so that groups are compared by what they mean to the network.
 std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
-                              const Observer& observer);
+                              const Observer& observer, const std::vector<std::vector<size_t>>& allowed,
+                              const std::function<void(std::string_view detail, double fraction)>& progress);
 
 }  // namespace planish::sparsity

@@ -90,4 +90,31 @@ std::vector<Matrix> Observer::observe(const Graph& graph, const std::vector<Tap>
     return result;
 }
 
+OutputError::OutputError(const Graph& graph, std::vector<TensorMap> samples, int threads)
+    : samples_(std::move(samples)), threads_(threads) {
+    Context context = engine_of(graph.clone(), threads).create_context();
+    for (const TensorMap& sample : samples_) expected_.push_back(context.run(sample));
+}
+
+double OutputError::of(const Graph& other) const {
+    Context context = engine_of(other.clone(), threads_).create_context();
+    std::map<std::string, std::pair<double, double>> sums;  // of the outputs' squares, of the differences'
+    for (size_t i = 0; i < samples_.size(); ++i) {
+        const TensorMap actual = context.run(samples_[i]);
+        for (const auto& [name, tensor] : expected_[i]) {
+            if (tensor.dtype() != DType::f32) continue;
+            auto& [energy, error] = sums[name];
+            const auto x = tensor.data<float>(), y = actual.at(name).data<float>();
+            for (size_t e = 0; e < x.size(); ++e) {
+                const double d = double{y[e]} - x[e];
+                energy += double{x[e]} * x[e];
+                error += d * d;
+            }
+        }
+    }
+    double result = 0;
+    for (const auto& [name, sum] : sums) result += sum.second / std::max(sum.first, 1e-30);
+    return result;
+}
+
 }  // namespace planish::sparsity

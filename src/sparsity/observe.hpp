@@ -42,4 +42,16 @@ class Observer {
     int threads_;
 };
 
+/// How far other networks' outputs are from those of one: the squares of what they differ by over the outputs' own,
+/// summed over the outputs.
+class OutputError {
+  public:
+    OutputError(const Graph& graph, std::vector<TensorMap> samples, int threads);
+    double of(const Graph& other) const;
+
+  private:
+    std::vector<TensorMap> samples_, expected_;
+    int threads_;
+};
+
 }  // namespace planish::sparsity

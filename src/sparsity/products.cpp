@@ -14,12 +14,26 @@ bool channels_first(const Node& node) {
     return node.is("MatMul") || (node.is("Gemm") && node.integer("transB") == 0);
 }
 
-/// The constant that is added to every output, behind which node and input it is; null: there is none.
-std::pair<Node*, int> bias_of(const Node& node) {
-    if (!node.is("MatMul")) return {const_cast<Node*>(&node), 2};
-    Node* add = passes::only_reader(node.graph(), node.output(), "Add");
-    if (add == nullptr) return {nullptr, 0};
-    return {add, add->input(0) == node.output() ? 1 : 0};
+/// What is added to every output: `sign` times an input of a node. Node null: there is none.
+struct Bias {
+    Node* node = nullptr;
+    int input = 0;
+    float sign = 1;
+
+    const Value* value() const { return node->input(input); }
+};
+
+Bias bias_of(const Node& node) {
+    if (node.is("MatMul")) {
+        Node* add = passes::only_reader(node.graph(), node.output(), "Add");
+        return add ? Bias{add, add->input(0) == node.output() ? 1 : 0} : Bias{};
+    }
+    // A convolution that leaves its bias to the normalisation behind it, which subtracts a mean.
+    if (node.input(2) == nullptr)
+        if (Node* norm = passes::only_reader(node.graph(), node.output(), "BatchNormalization");
+            norm != nullptr && norm->input(0) == node.output())
+            return {norm, 3, -1};
+    return {const_cast<Node*>(&node), 2};
 }
 
 int64_t outputs_of(const Node& node) {
@@ -97,9 +111,9 @@ void write_weights(const Product& product, const Weights& weights) {
 bool takes_bias(const Product& product, bool may_add) {
     const Node& node = *product.node;
     if (node.is("Gemm") && (node.real("alpha") != 1 || node.real("beta") != 1)) return false;
-    const auto [owner, input] = bias_of(node);
-    if (owner == nullptr) return false;
-    const Value* bias = owner->input(input);
+    const Bias place = bias_of(node);
+    if (place.node == nullptr) return false;
+    const Value* bias = place.value();
     if (bias == nullptr) return may_add;
     if (!bias->is_constant() || bias->type.dtype != DType::f32) return false;
     const Dims& dims = bias->constant->dims();
@@ -107,12 +121,12 @@ bool takes_bias(const Product& product, bool may_add) {
 }
 
 void add_to_bias(const Product& product, const std::vector<double>& shift) {
-    const auto [owner, input] = bias_of(*product.node);
-    const Value* old = owner->input(input);
+    const Bias place = bias_of(*product.node);
+    const Value* old = place.value();
     Tensor bias = old ? old->constant->clone() : Tensor(DType::f32, {static_cast<int64_t>(shift.size())});
     const auto data = bias.data<float>();
-    for (size_t o = 0; o < shift.size(); ++o) data[o] = static_cast<float>(data[o] + shift[o]);
-    set_constant(*owner, input, std::move(bias));
+    for (size_t o = 0; o < shift.size(); ++o) data[o] = static_cast<float>(data[o] + place.sign * shift[o]);
+    set_constant(*place.node, place.input, std::move(bias));
 }
 
 }  // namespace planish::sparsity

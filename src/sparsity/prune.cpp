@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <set>
 
@@ -69,9 +68,11 @@ class Pruner {
         if (channels_.groups.empty())
             fail(ErrorCode::invalid_argument, "no channel of this network can be removed",
                  "its layers are tied to its inputs and outputs, or kept by name");
-        curves_ = importance(*graph_, channels_, report_.criterion, observer_);
         for (const ChannelGroup& group : channels_.groups)
             allowed_.push_back(allowed_removals(group, options_.multiple));
+        curves_ =
+            importance(*graph_, channels_, report_.criterion, observer_, allowed_,
+                       [&](std::string_view detail, double part) { progress("analyse", detail, 0.02 + 0.38 * part); });
         if (options_.measure || options_.speedup > 1) sample_ = timing_sample(*graph_, calibration_, options_.shapes);
         progress("choose", "", 0.4);
         const Counts counts = options_.speedup > 1 ? by_speedup() : options_.global ? by_ratio() : by_layer();
@@ -201,43 +202,16 @@ class Pruner {
         std::shared_ptr<Graph> adapted = pruned->clone();
         std::vector<Repair> repairs = reconstruct(*graph_, *adapted, channels_, removed, observer_, how);
         if (!how.apply) return repairs;
-        const auto [before, after] = output_errors(*pruned, *adapted);
-        if (after < before) {
+        const std::vector<TensorMap>& samples = observer_.samples();
+        const OutputError error(*graph_,
+                                {samples.end() - std::max<std::ptrdiff_t>(1, std::ssize(samples) / 5), samples.end()},
+                                options_.threads);
+        if (error.of(*adapted) < error.of(*pruned)) {
             pruned = std::move(adapted);
             return repairs;
         }
         how.apply = false;
         return reconstruct(*graph_, *pruned, channels_, removed, observer_, how);
-    }
-
-    /// Sums of squares of what `a` and `b` differ by from the network's outputs, each output over its own energy, on
-    /// the last fifth of the samples.
-    std::pair<double, double> output_errors(const Graph& a, const Graph& b) const {
-        Context whole = engine_of(graph_->clone(), options_.threads).create_context();
-        Context first = engine_of(a.clone(), options_.threads).create_context();
-        Context second = engine_of(b.clone(), options_.threads).create_context();
-        const std::vector<TensorMap>& samples = observer_.samples();
-        std::map<std::string, std::array<double, 3>> sums;  // energy, error of a, error of b
-        for (size_t i = samples.size() - std::max<size_t>(1, samples.size() / 5); i < samples.size(); ++i) {
-            const TensorMap expected = whole.run(samples[i]), x = first.run(samples[i]), y = second.run(samples[i]);
-            for (const auto& [name, tensor] : expected) {
-                if (tensor.dtype() != DType::f32) continue;
-                auto& sum = sums[name];
-                for (int64_t e = 0; e < tensor.size(); ++e) {
-                    const double value = tensor.at_double(e);
-                    const double da = x.at(name).at_double(e) - value, db = y.at(name).at_double(e) - value;
-                    sum[0] += value * value;
-                    sum[1] += da * da;
-                    sum[2] += db * db;
-                }
-            }
-        }
-        std::pair<double, double> result;
-        for (const auto& [name, sum] : sums) {
-            result.first += sum[1] / std::max(sum[0], 1e-30);
-            result.second += sum[2] / std::max(sum[0], 1e-30);
-        }
-        return result;
     }
 
     void describe(const Graph& pruned, const std::vector<bool>& removed, const std::vector<Repair>& repairs) {

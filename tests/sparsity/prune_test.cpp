@@ -10,6 +10,7 @@
 #include "plan/contents.hpp"
 #include "reference/interpreter.hpp"
 #include "sparsity/least_squares.hpp"
+#include "sparsity/products.hpp"
 
 namespace planish {
 namespace {
@@ -116,6 +117,59 @@ TEST(Prune, ActivationsTellWhichChannelsMatter) {
     EXPECT_LT(relative_error(*graph, prune(onnx_export::to_bytes(*graph), options).graph(), input), 1e-6);
     options.criterion = "l2";
     EXPECT_GT(relative_error(*graph, prune(onnx_export::to_bytes(*graph), options).graph(), input), 0.1);
+}
+
+TEST(Prune, ChannelsGoWhereTheNetworkLosesLeast) {
+    // Two branches that are alike, but that one adds a thousandth of what the other does.
+    Graph graph("net");
+    Value* x = graph.add_input("x", {Kind::tensor, DType::f32, Shape{Dim::symbol("N"), Dim(4), Dim(6), Dim(6)}});
+    std::vector<Value*> branches;
+    for (const uint32_t seed : {1u, 2u}) {
+        const std::string name = seed == 1 ? "large" : "small";
+        Tensor last = random_tensor({4, 16, 1, 1}, seed + 10);
+        if (seed == 2)
+            for (float& w : last.data<float>()) w *= 1e-3f;
+        Value* first = graph.add_constant(name + "_w1", random_tensor({16, 4, 1, 1}, seed));
+        Value* second = graph.add_constant(name + "_w2", std::move(last));
+        Value* a = graph.add_node("Relu", {graph.add_node("Conv", {x, first}, {}, 1, name)->output()})->output();
+        branches.push_back(graph.add_node("Conv", {a, second}, {}, 1, name + "_out")->output());
+    }
+    graph.add_output(graph.add_node("Add", branches, {}, 1, "sum", nullptr, "", {"y"})->output());
+    PruneOptions options;
+    options.ratio = 0.25;
+    options.measure = false;
+    options.calibration = samples(20, 5);
+    for (const PruneRow& row : prune(onnx_export::to_bytes(graph), options).report().layers)
+        if (row.channels_before == 16) {
+            EXPECT_EQ(row.channels, row.layer == "small" ? 8 : 16) << row.layer;
+        }
+}
+
+TEST(Products, ANormalisationTakesUpWhatABiasWould) {
+    Graph graph("net");
+    Value* x = graph.add_input("x", {Kind::tensor, DType::f32, Shape{Dim(1), Dim(4), Dim(2), Dim(2)}});
+    Value* w = graph.add_constant("w", random_tensor({3, 4, 1, 1}, 1));
+    Value* y = graph.add_node("Conv", {x, w}, {}, 1, "conv")->output();
+    std::vector<Value*> inputs{y};
+    for (const uint32_t seed : {2u, 3u, 4u})
+        inputs.push_back(graph.add_constant("p" + std::to_string(seed), random_tensor({3}, seed)));
+    inputs.push_back(graph.add_constant("variance", Tensor::from<float>(std::vector<float>{1, 4, 0.25f}, {3})));
+    graph.add_output(graph.add_node("BatchNormalization", inputs, {}, 1, "bn", nullptr, "", {"y"})->output());
+    const auto shifted = graph.clone();
+    const sparsity::Product product = sparsity::products_of(*shifted).front();
+    ASSERT_TRUE(sparsity::takes_bias(product, false));
+    const std::vector<double> shift{1, -2, 3};
+    sparsity::add_to_bias(product, shift);
+    const TensorMap feeds{{"x", random_tensor({1, 4, 2, 2}, 5)}};
+    const Tensor a = reference::run_graph(graph, feeds).at("y"), b = reference::run_graph(*shifted, feeds).at("y");
+    const Tensor& scale = *graph.find_value("p2")->constant;
+    const double deviation[] = {1, 2, 0.5};
+    for (int64_t i = 0; i < a.size(); ++i) {
+        const int64_t c = i / 4;
+        // float32 results of a few operations on numbers below 10.
+        EXPECT_NEAR(b.at_double(i) - a.at_double(i), shift[static_cast<size_t>(c)] * scale.at_double(c) / deviation[c],
+                    1e-4);
+    }
 }
 
 TEST(Prune, WhatIsLeftIsAMultiple) {
