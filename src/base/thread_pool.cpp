@@ -13,6 +13,7 @@
 #include <chrono>
 #include <ctime>
 #include <exception>
+#include <initializer_list>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -27,8 +28,8 @@ constexpr auto kSpin = std::chrono::microseconds(60);
 constexpr auto kLate = std::chrono::microseconds(10);  // a thread that has not run for as long has lost its core
 
 // idle -> claimed -> posted -> running -> done -> idle. `asleep` is idle in the kernel, `running_awaited` tells the
-// worker that the caller sleeps until it is done. A posted worker that has not started can be revoked: posted ->
-// claimed.
+// worker that the caller sleeps until it is done; such a worker sleeps next, on what may be its caller's core: done ->
+// asleep. A posted worker that has not started can be revoked: posted -> claimed.
 enum State : uint32_t { idle, asleep, claimed, posted, running, running_awaited, done, stop };
 
 thread_local bool inside_loop = false;
@@ -191,6 +192,7 @@ struct ThreadPool::Job {
 struct alignas(64) ThreadPool::Worker {
     std::atomic<uint32_t> state{idle};
     bool was_asleep = false;  // when it was claimed, so that posting wakes it
+    bool sleeps = false;      // once it is done
     int thread = 0;
     Job* job = nullptr;
     std::atomic<int> core{-1};       // where it was last seen running
@@ -201,6 +203,7 @@ struct alignas(64) ThreadPool::Worker {
     ItemRange range;
     std::thread os_thread;
 
+    void sleep_while(std::initializer_list<State> states);
     void wait_until_done();
     void move_to(int core, bool there);
 };
@@ -221,6 +224,14 @@ void ThreadPool::Worker::move_to(int core, bool there) {
     if (CPU_COUNT(&wanted) > 0 && sched_setaffinity(id, sizeof wanted, &wanted) == 0) set = wanted;
 }
 
+void ThreadPool::Worker::sleep_while(std::initializer_list<State> states) {
+    for (;;) {
+        const uint32_t now = state.load(std::memory_order_relaxed);
+        if (std::ranges::find(states, now) == states.end()) return;
+        futex_wait(state, now);
+    }
+}
+
 // A worker that another process keeps from its core, in the middle of a task, would keep its caller waiting for the
 // rest of a time slice, which is longer than most networks' runs. The caller has nothing left to do, so it moves such a
 // worker to its own core and sleeps.
@@ -233,10 +244,12 @@ void ThreadPool::Worker::wait_until_done() {
         if (spin_until(finished, kLate)) return;
         late = cpu_time(clock) == used;
     }
+    // Announced first: a worker that arrives here spins on if nobody waits, and its caller cannot get past it.
+    uint32_t expected = running;
+    sleeps = state.compare_exchange_strong(expected, running_awaited, std::memory_order_acq_rel);
+    if (!sleeps) return;
     const int here = sched_getcpu();
     if (late) move_to(here, true);
-    uint32_t expected = running;
-    state.compare_exchange_strong(expected, running_awaited, std::memory_order_acq_rel);
     while (!finished()) futex_wait(state, running_awaited);
     if (late) move_to(here, false);
 }
@@ -292,8 +305,7 @@ void ThreadPool::work(Worker& self) {
         };
         if (!spin_until(wanted)) {
             uint32_t expected = idle;
-            if (self.state.compare_exchange_strong(expected, asleep))
-                while (self.state.load(std::memory_order_relaxed) == asleep) futex_wait(self.state, asleep);
+            if (self.state.compare_exchange_strong(expected, asleep)) self.sleep_while({asleep});
             continue;
         }
         uint32_t expected = posted;
@@ -303,7 +315,10 @@ void ThreadPool::work(Worker& self) {
         }
         self.core.store(sched_getcpu(), std::memory_order_release);
         self.job->run(self.range, self.thread);
-        if (self.state.exchange(done, std::memory_order_acq_rel) == running_awaited) futex_wake(self.state);
+        if (self.state.exchange(done, std::memory_order_acq_rel) == running_awaited) {
+            futex_wake(self.state);
+            self.sleep_while({done, asleep});
+        }
     }
 }
 
@@ -340,6 +355,7 @@ void ThreadPool::share(int64_t items, int64_t grain, Pieces pieces, int max_thre
         if (state != idle && state != asleep) continue;
         if (!worker.state.compare_exchange_strong(state, claimed, std::memory_order_acquire)) continue;
         worker.was_asleep = state == asleep;
+        worker.sleeps = false;
         // The kernel likes to wake a thread on the core of the one that wakes it, where it could only wait.
         if (worker.core.load(std::memory_order_acquire) == here) {
             worker.move_to(here, false);
@@ -392,7 +408,7 @@ void ThreadPool::share(int64_t items, int64_t grain, Pieces pieces, int max_thre
     while (held) {
         Worker* worker = held;
         held = worker->next_claimed;
-        worker->state.store(idle, std::memory_order_release);
+        worker->state.store(worker->sleeps ? asleep : idle, std::memory_order_release);
     }
     if (recorder) recorder->add(LoopRecorder::kWhole, begin);
     if (job.error) std::rethrow_exception(job.error);
