@@ -18,13 +18,16 @@ struct PruneOptions {
     bool global = true;  ///< the ratio holds over all layers together, the least important channels going first; false:
                          ///< in each layer
     std::string criterion =
-        "auto";        ///< "l1", "l2", "bn", "activation"; "auto": activation with calibration data, else l2
+        "auto";        ///< "l1", "l2", "bn", "activation", "taylor"; "auto": activation with calibration data, else l2
     int multiple = 8;  ///< what is left of a layer's channels is a multiple of this, which kernels like
 
     std::vector<TensorMap> calibration;  ///< inputs as the network will see them; some dozens are enough
     bool reconstruct = true;             ///< with calibration data: adapt the weights that are left, by least squares
     double ridge = 1e-3;                 ///< how strongly they hold on to what they were, relative to their inputs
-    int64_t rows = 4096;                 ///< places of each layer's input that the adaptation looks at
+    /// Of "taylor": by name of a layer's weights, [samples, input channels], the first-order change of some function of
+    /// the network's outputs for a sample when that layer no longer reads that channel.
+    std::map<std::string, Tensor> gradients;
+    int64_t rows = 4096;  ///< places of each layer's input that the adaptation looks at
 
     std::vector<std::string> keep;  ///< layers whose channels all stay; '*' stands for anything
     bool keep_parameters = false;   ///< constants keep their names: no batch normalisation is folded, no bias is made

@@ -44,6 +44,7 @@ def prune(
     threads: int | None = None,
     progress: bool | Callable[[str, str, float], Any] = True,
     example_inputs: Any = None,
+    gradients: Mapping[str, Any] | None = None,
 ) -> Pruned:
     """Removes the channels and attention heads that matter least, with everything that depends on them.
 
@@ -53,11 +54,14 @@ def prune(
     ratio: share of the channels that can go which does; default 0.5.
     speedup: in place of a ratio, how many times as fast the measured network shall be.
     calibration: inputs as the network will see them, some dozens, in the forms that `planish.build` takes.
-    criterion: "l1", "l2", "bn", "activation" (the loss on calibration data), or "auto": activation where there is data.
+    criterion: "l1", "l2", "bn", "activation" (the loss on calibration data), "taylor" (with gradients), or "auto":
+        activation where there is data.
     scope: "global": the ratio holds over all layers together; "layer": in each.
     multiple: what is left of a layer's channels is a multiple of this.
     reconstruct: with calibration data, adapt the weights that are left by least squares.
     ridge: how strongly they hold on to their values.
+    gradients: of "taylor": by name of a layer's weights, samples x input channels, the first-order change of some
+        function of the outputs when the layer no longer reads the channel; `planish.torch.prune` finds them.
     rows: places of each layer's input, over all of the data, that the adaptation looks at.
     keep: layers whose channels all stay, '*' for anything.
     keep_parameters: weights keep their names; batch normalisation is not folded.
@@ -71,6 +75,7 @@ def prune(
     if scope not in ("global", "layer"):
         raise Error("invalid_argument", f"unknown scope {scope!r}", "scopes are global, layer")
     feeds = feeds_of(samples_of(calibration))
+    gradient_feeds = feeds_of([gradients] if gradients else ())
     options = {
         "ratio": 0.5 if ratio is None else float(ratio),
         "speedup": 0.0 if speedup is None else float(speedup),
@@ -78,6 +83,7 @@ def prune(
         "criterion": criterion,
         "multiple": int(multiple),
         "calibration": [f.rows for f in feeds],
+        "gradients": [f.rows for f in gradient_feeds],
         "reconstruct": reconstruct,
         "ridge": float(ridge),
         "rows": int(rows),

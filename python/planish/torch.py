@@ -107,6 +107,49 @@ def _check_equal(module: torch.nn.Module, inputs: tuple, names: list[str], prune
         )
 
 
+def _gradients(module: torch.nn.Module, samples: Iterable[tuple]) -> dict[str, Any]:
+    """By name of a layer's weights, [samples, input channels]: x dy/dx over the places of a channel, where y are the
+    outputs along a random direction. The mean square over directions is how far the outputs move."""
+    generator = torch.Generator().manual_seed(0)
+    rows: dict[str, list] = {}
+
+    def watch(name: str, axis: int) -> Callable:
+        def before(layer: torch.nn.Module, inputs: tuple) -> tuple:
+            x = inputs[0]
+            if not x.requires_grad:
+                return inputs
+            own = x.view_as(x)  # whose gradient is this reader's alone
+
+            def keep(gradient: torch.Tensor) -> None:
+                change = (own.detach() * gradient).movedim(axis, -1)
+                rows.setdefault(name, []).append(change.flatten(1, -2).sum(1) if change.dim() > 2 else change)
+
+            own.register_hook(keep)
+            return (own, *inputs[1:])
+
+        return before
+
+    hooks = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            hooks.append(layer.register_forward_pre_hook(watch(f"{name}.weight", -1)))
+        elif isinstance(layer, torch.nn.modules.conv._ConvNd) and layer.groups == 1:
+            hooks.append(layer.register_forward_pre_hook(watch(f"{name}.weight", 1)))
+    try:
+        with torch.enable_grad():
+            for sample in samples:
+                outputs = module(*sample)
+                outputs = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+                direction = torch.randn(outputs.shape, generator=generator)
+                module.zero_grad()
+                (outputs * direction.to(outputs)).sum().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.zero_grad()
+    return {f"inner.{name}": torch.cat(parts).numpy() for name, parts in rows.items()}
+
+
 def prune(
     module: torch.nn.Module,
     example_inputs: Any,
@@ -129,6 +172,7 @@ def prune(
 
     example_inputs: a tensor, or a tuple of them; sizes other than the batch's are those that matter.
     calibration: inputs as example_inputs, some dozens (batches do).
+    criterion: also "taylor": channels go by how far the outputs move, to first order, on the calibration data.
     keep: names of layers ("blocks.3.conv", '*' for anything) whose channels all stay.
     return_report: the result is (module, report).
 
@@ -139,14 +183,18 @@ def prune(
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     names = [f"input_{i}" for i in range(len(inputs))]
     samples = []
-    for sample in calibration if calibration is not None else ():
-        arrays = tuple(sample) if isinstance(sample, (tuple, list)) else (sample,)
+    batches = [tuple(s) if isinstance(s, (tuple, list)) else (s,) for s in calibration or ()]
+    for arrays in batches:
         samples += [
             {name: array[i : i + len(inputs[0])].detach().cpu().numpy() for name, array in zip(names, arrays)}
             for i in range(0, len(arrays[0]) - len(inputs[0]) + 1, len(inputs[0]))
         ]
     result = copy.deepcopy(module).eval()
     on_cpu = copy.deepcopy(result).cpu()
+    gradients = None
+    if criterion == "taylor":
+        parts = (tuple(p.cpu() for p in part) for arrays in batches for part in zip(*(a.split(16) for a in arrays)))
+        gradients = _gradients(copy.deepcopy(on_cpu).requires_grad_(), parts)
     with _export.temporary_folder() as folder:
         path = os.path.join(folder, "module.onnx")
         _export_named(on_cpu, tuple(x.detach().cpu() for x in inputs), names, path)
@@ -156,6 +204,7 @@ def prune(
             speedup=speedup,
             calibration=samples,
             criterion=criterion,
+            gradients=gradients,
             scope=scope,
             multiple=multiple,
             reconstruct=reconstruct,

@@ -53,6 +53,8 @@ PruneOptions prune_options(nb::dict given) {
     options.criterion = nb::cast<std::string>(given["criterion"]);
     options.multiple = nb::cast<int>(given["multiple"]);
     options.calibration = samples_of(given["calibration"]);
+    if (std::vector<TensorMap> gradients = samples_of(given["gradients"]); !gradients.empty())
+        options.gradients = std::move(gradients.front());
     options.reconstruct = nb::cast<bool>(given["reconstruct"]);
     options.ridge = nb::cast<double>(given["ridge"]);
     options.rows = nb::cast<int64_t>(given["rows"]);

@@ -116,6 +116,9 @@ class Reader {
         for (int64_t i = 0; i < weights_.rows; ++i) update_norm(i);
     }
 
+    const std::string& weights_name() const { return product_.node->input(1)->name; }
+    const ChannelAxis& axis() const { return axis_; }
+
     /// What removing the channel adds to the relative error.
     double cost(int channel) const {
         double sum = 0;
@@ -191,6 +194,28 @@ class Reader {
     double energy_ = 0;
 };
 
+/// By channel; empty where a reader has no gradients.
+std::map<int, double> taylor_scores(const ChannelGroup& group, const std::vector<Reader>& readers,
+                                    const std::map<std::string, Tensor>& gradients) {
+    std::map<int, std::vector<double>> changes;  // of each sample
+    for (const int channel : group.channels) changes[channel];
+    for (const Reader& reader : readers) {
+        const std::vector<int>& channels = reader.axis().channel;
+        const auto it = gradients.find(reader.weights_name());
+        if (it == gradients.end() || it->second.rank() != 2 || it->second.dim(1) != std::ssize(channels)) return {};
+        for (int64_t i = 0; i < it->second.size(); ++i) {
+            const auto change = changes.find(channels[static_cast<size_t>(i % it->second.dim(1))]);
+            if (change == changes.end()) continue;
+            change->second.resize(static_cast<size_t>(it->second.dim(0)));
+            change->second[static_cast<size_t>(i / it->second.dim(1))] += it->second.at_double(i);
+        }
+    }
+    std::map<int, double> scores;
+    for (const auto& [channel, values] : changes)
+        scores[channel] = std::inner_product(values.begin(), values.end(), values.begin(), 0.0);
+    return scores;
+}
+
 /// Of the counts that may go some, the last among them: where the loss is measured.
 std::vector<size_t> trials_of(const std::vector<size_t>& allowed) {
     std::vector<size_t> trials;
@@ -201,9 +226,10 @@ std::vector<size_t> trials_of(const std::vector<size_t>& allowed) {
 }
 
 /// The order by what the readers lose; then that loss in units of what the network's outputs lose, as measured with
-/// the readers adapted, at the trials, and in between by the readers' own measure.
+/// the readers adapted, at the trials, and in between by the readers' own measure. `scores`, unless empty, say the
+/// order instead.
 Curve by_activation(const Graph& graph, const ChannelGroup& group, std::vector<Reader>& readers,
-                    const std::vector<size_t>& allowed, const OutputError& error) {
+                    const std::map<int, double>& scores, const std::vector<size_t>& allowed, const OutputError& error) {
     Curve curve{{}, {0}};
     std::vector<int> left = group.channels;
     const std::vector<size_t> trials = trials_of(allowed);
@@ -213,7 +239,10 @@ Curve by_activation(const Graph& graph, const ChannelGroup& group, std::vector<R
         double least_cost = 0;
         for (size_t i = 0; i < left.size(); ++i) {
             double cost = 0;
-            for (const Reader& reader : readers) cost += reader.cost(left[i]);
+            if (scores.empty())
+                for (const Reader& reader : readers) cost += reader.cost(left[i]);
+            else
+                cost = scores.at(left[i]);
             if (i == 0 || cost < least_cost) least = i, least_cost = cost;
         }
         const int channel = left[least];
@@ -243,10 +272,11 @@ Curve by_activation(const Graph& graph, const ChannelGroup& group, std::vector<R
 }  // namespace
 
 std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
-                              const Observer& observer, const std::vector<std::vector<size_t>>& allowed,
+                              const std::map<std::string, Tensor>& gradients, const Observer& observer,
+                              const std::vector<std::vector<size_t>>& allowed,
                               const std::function<void(std::string_view, double)>& progress) {
     std::vector<Curve> curves(channels.groups.size());
-    if (criterion != "activation") {
+    if (criterion != "activation" && criterion != "taylor") {
         for (size_t g = 0; g < curves.size(); ++g)
             curves[g] = by_scores(channels.groups[g], norm_scores(channels, channels.groups[g], criterion),
                                   static_cast<double>(channels.groups[g].channels.size()));
@@ -283,7 +313,10 @@ std::vector<Curve> importance(const Graph& graph, const Channels& channels, cons
                             [&](int a) { return &channels.axes[static_cast<size_t>(a)] == axes[t]; }))
                 readers.emplace_back(*tapped[t], *axes[t], rows[t]);
         curves[g] = readers.empty() ? by_scores(group, norm_scores(channels, group, "l2"), 1)
-                                    : by_activation(graph, group, readers, allowed[g], error);
+                                    : by_activation(graph, group, readers,
+                                                    criterion == "taylor" ? taylor_scores(group, readers, gradients)
+                                                                          : std::map<int, double>{},
+                                                    allowed[g], error);
     }
     return curves;
 }

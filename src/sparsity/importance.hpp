@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,11 @@ struct Curve {
 ///   |w_k|² / (C⁻¹)_kk (Hassibi and Stork, 1993, over whole channels). Channels go one by one, the least first, each
 ///   time with C⁻¹ and the weights updated. What the network's outputs lose then is measured where some of `allowed`
 ///   are gone, so that groups are compared by what they mean to the network.
+/// - "taylor": as "activation", but that the order is by the square of `gradients` (PruneOptions::gradients), summed
+///   over the readers, where all of a group's readers have some (Molchanov et al., CVPR 2019, over whole channels).
 std::vector<Curve> importance(const Graph& graph, const Channels& channels, const std::string& criterion,
-                              const Observer& observer, const std::vector<std::vector<size_t>>& allowed,
+                              const std::map<std::string, Tensor>& gradients, const Observer& observer,
+                              const std::vector<std::vector<size_t>>& allowed,
                               const std::function<void(std::string_view detail, double fraction)>& progress);
 
 }  // namespace planish::sparsity

@@ -30,14 +30,16 @@ void check_options(const PruneOptions& options) {
     if (options.speedup != 0 && !(options.speedup > 1))
         invalid(fmt::format("the speed-up is {}", options.speedup), "give a factor above 1");
     if (options.multiple < 1) invalid(fmt::format("multiple is {}", options.multiple), "give 1 or more");
-    for (const char* known : {"auto", "l1", "l2", "bn", "activation"})
+    for (const char* known : {"auto", "l1", "l2", "bn", "activation", "taylor"})
         if (options.criterion == known) {
-            if (options.criterion == "activation" && options.calibration.empty())
-                invalid("the criterion 'activation' needs calibration data",
+            if ((options.criterion == "activation" || options.criterion == "taylor") && options.calibration.empty())
+                invalid("the criterion '" + options.criterion + "' needs calibration data",
                         "give some dozens of the network's inputs");
+            if (options.criterion == "taylor" && options.gradients.empty())
+                invalid("the criterion 'taylor' needs gradients", "prune the module with planish.torch.prune");
             return;
         }
-    invalid("unknown criterion '" + options.criterion + "'", "criteria are auto, l1, l2, bn, activation");
+    invalid("unknown criterion '" + options.criterion + "'", "criteria are auto, l1, l2, bn, activation, taylor");
 }
 
 int64_t constant_bytes(const Graph& graph) {
@@ -71,7 +73,7 @@ class Pruner {
         for (const ChannelGroup& group : channels_.groups)
             allowed_.push_back(allowed_removals(group, options_.multiple));
         curves_ =
-            importance(*graph_, channels_, report_.criterion, observer_, allowed_,
+            importance(*graph_, channels_, report_.criterion, options_.gradients, observer_, allowed_,
                        [&](std::string_view detail, double part) { progress("analyse", detail, 0.02 + 0.38 * part); });
         if (options_.measure || options_.speedup > 1) sample_ = timing_sample(*graph_, calibration_, options_.shapes);
         progress("choose", "", 0.4);
@@ -102,6 +104,13 @@ class Pruner {
             passes::run(*graph_, kShapesOnly);
         else
             passes::run(*graph_, passes::portable_pipeline());
+    }
+
+    /// What runs in the end, which is what counts where time does: a build folds the parameters that are kept here.
+    std::unique_ptr<Graph> deployed(const Graph& graph) const {
+        auto copy = graph.clone();
+        if (options_.keep_parameters) passes::run(*copy, passes::portable_pipeline());
+        return copy;
     }
 
     void drop_kept_layers() {
@@ -157,16 +166,17 @@ class Pruner {
 
     // The model of time orders the steps; how many of them it takes, the clock says.
     Counts by_speedup() {
-        const std::vector<RegionTime> regions = region_times(*graph_, sample_, options_.threads);
+        const std::vector<RegionTime> regions = region_times(*deployed(*graph_), sample_, options_.threads);
         const TimeModel model(*graph_, channels_, regions);
         const double before = model.seconds(Counts(curves_.size()));
         const std::vector<Counts> path =
             removal_path(curves_, allowed_, [&](const Counts& c) { return before - model.seconds(c); });
-        Context whole = engine_of(graph_->clone(), options_.threads).create_context();
+        Context whole = engine_of(deployed(*graph_), options_.threads).create_context();
         const auto measured = [&](size_t place) {
-            Context smaller = engine_of(shrink(*graph_, channels_, removed_channels(channels_, curves_, path[place])),
-                                        options_.threads)
-                                  .create_context();
+            Context smaller =
+                engine_of(deployed(*shrink(*graph_, channels_, removed_channels(channels_, curves_, path[place]))),
+                          options_.threads)
+                    .create_context();
             const auto [a, b] = time_both(whole, smaller, sample_);
             return a / b;
         };
@@ -218,8 +228,8 @@ class Pruner {
         progress("measure", "", 0.96);
         std::map<std::string, double> before, after;
         if (options_.measure) {
-            Context a = engine_of(graph_->clone(), options_.threads).create_context();
-            Context b = engine_of(pruned.clone(), options_.threads).create_context();
+            Context a = engine_of(deployed(*graph_), options_.threads).create_context();
+            Context b = engine_of(deployed(pruned), options_.threads).create_context();
             std::tie(report_.seconds_before, report_.seconds) = time_both(a, b, sample_);
             before = seconds_by_layer(*graph_);
             after = seconds_by_layer(pruned);
@@ -262,7 +272,7 @@ class Pruner {
         for (const auto& node : graph.nodes())
             if (node->is("Conv")) weighted.insert(passes::origins_of(*node).front());
         std::map<std::string, double> result;
-        for (const RegionTime& region : region_times(graph, sample_, options_.threads))
+        for (const RegionTime& region : region_times(*deployed(graph), sample_, options_.threads))
             for (const std::string& layer : region.layers)
                 if (weighted.contains(layer)) {
                     result[layer] += region.seconds;

@@ -42,6 +42,21 @@ def test_least_squares_beat_cutting_without_training(trained):
     assert adapted > cut
 
 
+def test_gradients_say_which_channels_the_outputs_need():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 1), torch.nn.ReLU(inplace=True), torch.nn.Conv2d(16, 4, 1))
+    with torch.no_grad():
+        network[0].weight.fill_(1)
+        network[0].bias.fill_(1)
+        network[2].weight[:, ::2] *= 1e-3  # what reads every other channel hardly does
+    smaller = prune(
+        network, torch.ones(1, 1, 4, 4), ratio=0.5, criterion="taylor", calibration=[torch.rand(8, 1, 4, 4)]
+    )
+    assert smaller[0].out_channels == 8
+    assert smaller[2].weight.shape == (4, 8, 1, 1)
+    with pytest.raises(planish.Error, match="needs calibration data"):
+        prune(network, torch.ones(1, 1, 4, 4), ratio=0.5, criterion="taylor")
+
+
 def test_the_module_is_the_graph(trained):
     network, train, _ = trained
     smaller, report = prune(
