@@ -59,6 +59,7 @@ inline double apply_reference(const PostOp& op, double x, std::span<const float*
         case Kind::tanh:
             return std::tanh(x);
         case Kind::gelu_erf:
+        case Kind::gelu_near:
             return x * (1 + std::erf(x / std::sqrt(2.0))) / 2;
         case Kind::gelu_tanh:
             return x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x))) / 2;

@@ -234,6 +234,23 @@ INSTANTIATE_TEST_SUITE_P(All, VectorMath,
                                     std::get<1>(info.param).name;
                          });
 
+TEST(VectorMath, GeluForBytesIsNearEverywhere) {
+    for (Isa isa : {Isa::avx2, Isa::avx512}) {
+        if (hardware_isa() < isa) continue;
+        const UnaryKernel kernel({Kind::gelu_near}, isa);
+        std::vector<float> x;
+        for (int i = -8000; i <= 8000; ++i) x.push_back(static_cast<float>(i) * 0x1p-10F);
+        for (float large = 8; large < 1e30F; large *= 1.7F) x.insert(x.end(), {large, -large});
+        x.resize((x.size() + 15) / 16 * 16, 4.7F);
+        std::vector<float> y(x.size());
+        kernel.run(x.data(), y.data(), static_cast<int64_t>(x.size()));
+        for (size_t i = 0; i < x.size(); ++i) {
+            const double exact = 0.5 * x[i] * std::erfc(-x[i] * 0.7071067811865476);
+            ASSERT_LE(std::fabs(y[i] - exact), kGeluNearError + 4 * kEps * std::fabs(exact)) << x[i] << to_string(isa);
+        }
+    }
+}
+
 // Saturation must be exact: gelu multiplies 1 + erf by x, however large.
 TEST(VectorMath, SaturatesExactly) {
     for (Isa isa : {Isa::avx2, Isa::avx512}) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "backends/cpu/implementations/conv.hpp"
 #include "backends/cpu/implementations/matmul.hpp"
@@ -54,6 +55,27 @@ Refusal read_post_ops(const QuantizedRegion& quantized, const Epilogue& epilogue
     return Refusal::none;
 }
 
+// GELU only as near as a byte can show: what its error makes of the result is at most 1/256 of a step.
+void simplify_gelu(const RegionView& region, Terms& t) {
+    PostOps& ops = t.epilogue.ops;
+    const auto gelu =
+        std::find_if(ops.begin(), ops.end(), [](const PostOp& op) { return op.kind == PostOp::Kind::gelu_erf; });
+    // Tensors before it need not be finite.
+    const auto reads_tensor = [](const PostOp& op) { return has_tensor_operand(op.kind); };
+    if (!t.result || gelu == ops.end() || std::any_of(ops.begin(), gelu, reads_tensor)) return;
+    float factor = 1;
+    for (auto op = gelu + 1; op != ops.end(); ++op) {
+        if (op->kind != PostOp::Kind::mul_channel) return;
+        const int input = t.epilogue.operands[static_cast<size_t>(op->operand)];
+        const auto factors = region.constant(&region.input(input));
+        if (factors == nullptr || factors->dtype() != DType::f32) return;
+        float most = 0;
+        for (const float x : factors->data<float>()) most = std::max(most, std::fabs(x));
+        factor *= most;
+    }
+    if (kGeluNearError * factor <= t.result->scale / 256) gelu->kind = PostOp::Kind::gelu_near;
+}
+
 /// All but the sizes. `epilogue` is what follows the root of the inner region.
 Refusal read_terms(const RegionView& region, const QuantizedRegion& quantized, int64_t output_axis,
                    const std::optional<Epilogue>& epilogue, Terms& t) {
@@ -72,6 +94,7 @@ Refusal read_terms(const RegionView& region, const QuantizedRegion& quantized, i
         if (!result->is_bytes()) return Refusal::dtype_not_handled;
         t.result = ByteFormat{result->scale(), result->zero()};
     }
+    simplify_gelu(region, t);
     return Refusal::none;
 }
 

@@ -35,6 +35,8 @@ struct PostOp {
         tanh,
         gelu_erf,   ///< x * (1 + erf(x / sqrt 2)) / 2
         gelu_tanh,  ///< x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))) / 2
+        gelu_near,  ///< gelu_erf of finite x within kGeluNearError, for results of few bits; same as that without
+                    ///< AVX-512
         exp,
         log,
         erf,
@@ -67,6 +69,8 @@ struct PostOp {
 };
 
 using PostOps = std::vector<PostOp>;
+
+constexpr float kGeluNearError = 1e-5F;
 
 /// Whether both give the same machine code. Bits decide: 0 and -0 are different constants, a NaN equals itself.
 inline bool same_code(const PostOps& x, const PostOps& y) {

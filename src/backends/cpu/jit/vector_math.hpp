@@ -17,7 +17,7 @@ namespace planish::cpu {
 /// Every function keeps NaN as NaN, is right at +-inf and +-0, and neither flushes nor mistreats denormals. Largest
 /// errors in ulp, measured on every 97th bit pattern and equal on both instruction sets: exp 0.92, log 0.86, tanh 3.7,
 /// erf 4.3, sigmoid and silu 2.3, gelu_tanh 2, elu 1.6, softplus 3.4, mish 4.3, softsign and rsqrt 1.5; gelu_erf 4 ulp
-/// for x > 0 and 2^-22 |x| absolute below (see there).
+/// for x > 0 and 2^-22 |x| absolute below (see there). gelu_near is another kind: see PostOp.
 /// AVX-512 code overwrites mask register k7, and no general register is touched.
 class VectorMathEmitter {
   public:
@@ -78,6 +78,7 @@ class VectorMathEmitter {
     void erf(int v, Temps t);
     void gelu_erf(int v, Temps t);
     void gelu_tanh(int v, Temps t);
+    void gelu_near(int v, Temps t);
     void sigmoid(int v, Temps t);
     void silu(int v, float alpha, Temps t);
     void softplus(int v, Temps t);
@@ -86,8 +87,9 @@ class VectorMathEmitter {
 
     Xbyak::CodeGenerator& g_;
     bool avx512_;
-    Xbyak::Label table_;
+    Xbyak::Label table_, segments_;
     std::vector<uint32_t> constants_;
+    bool uses_segments_ = false;
 };
 
 }  // namespace planish::cpu
