@@ -3,18 +3,16 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <new>
 #include <string>
 #include <vector>
 
 #include "backends/cpu/isa.hpp"
-#include "backends/cpu/jit/depthwise_i8.hpp"
+#include "backends/cpu/jit/depthwise.hpp"
 #include "backends/cpu/jit/strassen.hpp"
 #include "backends/cpu/jit/winograd.hpp"
-#include "backends/cpu/roofline.hpp"
-#include "base/thread_pool.hpp"
+#include "bench/measure.hpp"
 #include "bench/problems.hpp"
 
 namespace planish::cpu {
@@ -32,24 +30,11 @@ Floats make_floats(int64_t count) {
     return floats;
 }
 
-double peak_flops(int threads) {
-    static std::map<int, double> known;
-    double& peak = known[threads];
-    if (peak == 0) peak = measure_roofline(hardware_isa(), ThreadPool::process(), threads, 1).flops;
-    return peak;
-}
-
 const PostOps kBiasRelu = {{PostOp::Kind::add_channel, 0, 0, 0}, {PostOp::Kind::relu}};
 
-/// Times `run(pool, threads)`, where state.range(0) = threads.
 template <typename Run>
 void measure(benchmark::State& state, double flops, const Run& run) {
-    ThreadPool& pool = ThreadPool::process();
-    const int threads = static_cast<int>(state.range(0));
-    for (auto _ : state) run(pool, threads);
-    const double total = flops * static_cast<double>(state.iterations());
-    state.counters["GFLOP/s"] = benchmark::Counter(total * 1e-9, benchmark::Counter::kIsRate);
-    state.counters["of_peak"] = benchmark::Counter(total / peak_flops(threads), benchmark::Counter::kIsRate);
+    bench::measure(state, bench::Peak::flops, flops, run);
 }
 
 void run_gemm(benchmark::State& state, const GemmShape& shape, Isa isa) {
@@ -103,24 +88,6 @@ void run_depthwise(benchmark::State& state, const DepthwiseShape& shape, Isa isa
             [&](ThreadPool& pool, int threads) { plan.run(x.get(), packed.get(), y.get(), operands, pool, threads); });
 }
 
-void run_depthwise_i8(benchmark::State& state, const DepthwiseShape& shape, Isa isa) {
-    const DepthwiseI8Plan plan(shape, {{PostOp::Kind::clip, 0, 6}}, {128, ByteFormat{6.0F / 255, 0}, true}, isa);
-    const int64_t taps = shape.kernel_h * shape.kernel_w;
-    const int64_t outputs = shape.out_height() * shape.out_width() * shape.channels;
-    const Floats x = make_floats((shape.height * shape.width * shape.channels + 3) / 4),
-                 y = make_floats(outputs / 4 + 1);
-    const std::vector<int8_t> weights(static_cast<size_t>(shape.channels * taps), 3);
-    const Floats scales = make_floats(shape.channels);
-    const Floats packed = make_floats(static_cast<int64_t>(plan.packed_size() / 4)),
-                 workspace = make_floats(static_cast<int64_t>(plan.workspace(static_cast<int>(state.range(0))) / 4));
-    auto* packed_bytes = reinterpret_cast<std::byte*>(packed.get());
-    plan.pack(weights.data(), {scales.get(), scales.get()}, packed_bytes);
-    measure(state, 2.0 * static_cast<double>(outputs * taps), [&](ThreadPool& pool, int threads) {
-        plan.run(reinterpret_cast<const uint8_t*>(x.get()), packed_bytes, y.get(), {},
-                 reinterpret_cast<std::byte*>(workspace.get()), pool, threads);
-    });
-}
-
 void run_attention(benchmark::State& state, AttentionArgs args, Isa isa) {
     const int64_t width = args.heads * args.head_dim;
     const Floats q = make_floats(args.queries * width), k = make_floats(args.keys * width),
@@ -150,22 +117,10 @@ void run_rows(benchmark::State& state, const problems::Rows& shape, double opera
     });
 }
 
-template <typename Fn>
-void add(const std::string& kind, const std::string& name, Isa isa, Fn fn) {
-    const int most = ThreadPool::process().size();
-    auto* bench =
-        benchmark::RegisterBenchmark((kind + "/" + name + "/" + std::string(to_string(isa)) + "/threads").c_str(), fn);
-    bench->UseRealTime()->Arg(1);
-    if (most > 1) bench->Arg(most);
-}
-
 const bool kRegistered = [] {
-    for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_vnni}) {
+    using bench::add;
+    for (const Isa isa : {Isa::avx2, Isa::avx512}) {
         if (isa > detect_isa()) continue;
-        for (const auto& [name, shape] : problems::load<DepthwiseShape>("depthwise"))
-            add("depthwise_i8", name, isa,
-                [=, s = shape](benchmark::State& state) { run_depthwise_i8(state, s, isa); });
-        if (isa == Isa::avx512_vnni) continue;  // of no use to floats
         for (const auto& [name, shape] : problems::load<GemmShape>("gemm")) {
             add("gemm", name, isa, [=, s = shape](benchmark::State& state) { run_gemm(state, s, isa); });
             if (StrassenPlan::fits(shape, isa))

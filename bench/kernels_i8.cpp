@@ -1,31 +1,23 @@
-// Integer kernels on the layers of well-known networks, in 10^9 operations a second and as a share of four times the
-// FMA peak, which is what VNNI does: four products for one.
+// Integer kernels on the layers of well-known networks, in 10^9 operations a second and as a share of the peak of
+// integer products measured with as many threads.
 #include <benchmark/benchmark.h>
 
-#include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "backends/cpu/isa.hpp"
 #include "backends/cpu/jit/conv_i8.hpp"
+#include "backends/cpu/jit/depthwise_i8.hpp"
 #include "backends/cpu/jit/gemm_i8.hpp"
-#include "backends/cpu/roofline.hpp"
+#include "backends/cpu/kernels/kernels.hpp"
 #include "base/aligned_buffer.hpp"
-#include "base/thread_pool.hpp"
+#include "bench/measure.hpp"
 #include "bench/problems.hpp"
 
 namespace planish::cpu {
 namespace {
 
 constexpr ByteFormat kInput{0.02F, 128}, kOutput{6.0F / 255, 0};
-
-double peak_operations(int threads) {
-    static std::map<int, double> known;
-    double& peak = known[threads];
-    if (peak == 0) peak = 4 * measure_roofline(hardware_isa(), ThreadPool::process(), threads, 1).flops;
-    return peak;
-}
 
 template <typename T>
 std::vector<T> make_bytes(int64_t count) {
@@ -34,15 +26,9 @@ std::vector<T> make_bytes(int64_t count) {
     return bytes;
 }
 
-/// Times `run(pool, threads)`, where state.range(0) = threads.
 template <typename Run>
 void measure(benchmark::State& state, double operations, const Run& run) {
-    ThreadPool& pool = ThreadPool::process();
-    const int threads = static_cast<int>(state.range(0));
-    for (auto _ : state) run(pool, threads);
-    const double total = operations * static_cast<double>(state.iterations());
-    state.counters["GOP/s"] = benchmark::Counter(total * 1e-9, benchmark::Counter::kIsRate);
-    state.counters["of_peak"] = benchmark::Counter(total / peak_operations(threads), benchmark::Counter::kIsRate);
+    bench::measure(state, bench::Peak::integer_ops, operations, run);
 }
 
 void run_gemm(benchmark::State& state, const GemmShape& s, Isa isa) {
@@ -76,22 +62,55 @@ void run_conv(benchmark::State& state, const ConvShape& s, Isa isa) {
     });
 }
 
-template <typename Fn>
-void add(const std::string& kind, const std::string& name, Isa isa, Fn fn) {
-    const int most = ThreadPool::process().size();
-    auto* bench =
-        benchmark::RegisterBenchmark((kind + "/" + name + "/" + std::string(to_string(isa)) + "/threads").c_str(), fn);
-    bench->UseRealTime()->Arg(1);
-    if (most > 1) bench->Arg(most);
+void run_depthwise(benchmark::State& state, const DepthwiseShape& shape, Isa isa) {
+    const DepthwiseI8Plan plan(shape, {{PostOp::Kind::clip, 0, 6}}, {128, kOutput, true}, isa);
+    const int64_t taps = shape.kernel_h * shape.kernel_w;
+    const int64_t outputs = shape.out_height() * shape.out_width() * shape.channels;
+    const auto x = make_bytes<uint8_t>(shape.height * shape.width * shape.channels);
+    const std::vector<int8_t> weights(static_cast<size_t>(shape.channels * taps), 3);
+    const std::vector<float> scales(static_cast<size_t>(shape.channels) + 16, 0.001F);
+    AlignedBuffer packed(static_cast<size_t>(plan.packed_size()));
+    AlignedBuffer workspace(plan.workspace(static_cast<int>(state.range(0))));
+    AlignedBuffer y(static_cast<size_t>(outputs));
+    plan.pack(weights.data(), {scales.data(), scales.data()}, packed.data());
+    measure(state, 2.0 * static_cast<double>(outputs * taps), [&](ThreadPool& pool, int threads) {
+        plan.run(x.data(), packed.data(), y.data(), {}, workspace.data(), pool, threads);
+    });
+}
+
+void run_attention(benchmark::State& state, const AttentionShape& shape, Isa isa) {
+    const int64_t width = shape.heads * shape.head_dim;
+    const auto q = make_bytes<uint8_t>(shape.queries * width), k = make_bytes<uint8_t>(shape.keys * width),
+               v = make_bytes<uint8_t>(shape.keys * width);
+    std::vector<uint8_t> y(static_cast<size_t>(shape.queries * width));
+    ByteAttentionArgs args;
+    static_cast<AttentionShape&>(args) = shape;
+    args.query = q.data(), args.key = k.data(), args.value = v.data(), args.bytes = y.data();
+    args.stored_query = args.stored_key = args.stored_value = args.stored_output = {kInput.scale, 128};
+    const int64_t scratch = (byte_attention_scratch(args) + 15) / 16 * 16, items = attention_items(args);
+    AlignedBuffer workspace(static_cast<size_t>(scratch * state.range(0)) * sizeof(float));
+    const auto attention = kernels(isa).byte_attention;
+    measure(state, 4.0 * static_cast<double>(args.queries * args.keys * width), [&](ThreadPool& pool, int threads) {
+        pool.parallel_for(items, threads, [&](int64_t item, int thread) {
+            attention(args, item, item + 1, workspace.as<float>() + thread * scratch);
+        });
+    });
 }
 
 const bool kRegistered = [] {
+    using bench::add;
     for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_vnni}) {
         if (isa > detect_isa()) continue;
         for (const auto& [name, shape] : problems::load<GemmShape>("gemm"))
-            add("gemm", name, isa, [=, s = shape](benchmark::State& state) { run_gemm(state, s, isa); });
+            add("gemm_i8", name, isa, [=, s = shape](benchmark::State& state) { run_gemm(state, s, isa); });
         for (const auto& [name, shape] : problems::load<ConvShape>("conv"))
-            add("conv", name, isa, [=, s = shape](benchmark::State& state) { run_conv(state, s, isa); });
+            add("conv_i8", name, isa, [=, s = shape](benchmark::State& state) { run_conv(state, s, isa); });
+        for (const auto& [name, shape] : problems::load<DepthwiseShape>("depthwise"))
+            add("depthwise_i8", name, isa, [=, s = shape](benchmark::State& state) { run_depthwise(state, s, isa); });
+        for (const auto& [name, args] : problems::load<AttentionArgs>("attention"))
+            if (takes_byte_attention(args))
+                add("attention_i8", name, isa,
+                    [=, a = args](benchmark::State& state) { run_attention(state, a, isa); });
     }
     return true;
 }();
