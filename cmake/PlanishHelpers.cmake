@@ -12,9 +12,13 @@ function(planish_sources out)
         if(source MATCHES "_avx2\\.cpp$")
             set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c"
                 SKIP_UNITY_BUILD_INCLUSION ON)
-        elseif(source MATCHES "_avx512\\.cpp$")
+        elseif(source MATCHES "_avx512(_vnni)?\\.cpp$")
+            set(vnni)
+            if(source MATCHES "_vnni\\.cpp$")
+                set(vnni ";-mavx512vnni")
+            endif()
             set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-                "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx2;-mfma;-mf16c;-mprefer-vector-width=512"
+                "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx2;-mfma;-mf16c;-mprefer-vector-width=512${vnni}"
                 SKIP_UNITY_BUILD_INCLUSION ON)
         endif()
     endforeach()

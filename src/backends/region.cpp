@@ -8,8 +8,13 @@ namespace planish {
 RegionView::RegionView(const Node& node, const RegionView* outer) : node_(&node), root_(&node), outer_(outer) {
     if (!node.is("Region", "planish")) return;
     body_ = node.subgraph("body").get();
-    // The root is the op that is more than point-wise; a purely point-wise region is rooted at its first op.
+    // The root is the op that is more than point-wise, or the attention behind its slices; a purely point-wise region
+    // is rooted at its first op.
     root_ = body_->nodes().front().get();
+    if (node.text("kind") == "attention") {
+        root_ = body_->nodes().back().get();
+        return;
+    }
     for (const auto& inner : body_->nodes()) {
         if (has(inner->op().traits, Trait::elementwise)) continue;
         root_ = inner.get();

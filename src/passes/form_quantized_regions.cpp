@@ -3,8 +3,9 @@
 //
 //   y = Q(f(DQ(x), DQ(w), b))   ->   y = Region(x, w, b) { Q(f(DQ(x), DQ(w), b)) }
 //
-// f is a node or a region of form_regions. A product joins when both of its factors are quantised, anything else of the
-// list below when a value that it reads or the only one that it makes is. A DequantizeLinear that several nodes read is
+// f is a node or a region of form_regions or slice_attention. A product joins when both of its factors are quantised,
+// an attention when its queries, keys and values are, anything else of the list below when a value that it reads or the
+// only one that it makes is. A DequantizeLinear that several nodes read is
 // copied into each of their regions. A backend without integer kernels dissolves the region and finds f again.
 #include <algorithm>
 #include <array>
@@ -56,19 +57,36 @@ bool is_candidate(const Node& node) {
     if (node.outputs().size() != 1) return false;
     if (node.is("Region", "planish")) {
         const std::string& kind = node.text("kind");
-        return kind == "conv" || kind == "matmul" || kind == "pointwise";
+        return kind == "conv" || kind == "matmul" || kind == "pointwise" || kind == "attention";
     }
     if (node.is("QuantizeLinear") || node.is("DequantizeLinear")) return false;
-    return is_one_of(node, kProducts) || is_one_of(node, kReductions) || is_one_of(node, kRows) ||
+    return node.is("Attention") || is_one_of(node, kProducts) || is_one_of(node, kReductions) ||
+           is_one_of(node, kRows) ||
            (has(node.op().traits, Trait::elementwise) && node.output()->type.dtype == DType::f32);
 }
 
-/// The node's own value that stands for an input of its product.
-const Value* factor(const Node& node, const Node& root, int i) {
-    if (&root == &node) return node.input(i);
+/// The node's own value that stands for `value` of its body, or `value` where it has none.
+const Value* outer_value(const Node& node, const Value* value) {
+    if (!node.is("Region", "planish")) return value;
     const auto& inputs = node.subgraph("body")->inputs();
-    const auto at = std::find(inputs.begin(), inputs.end(), root.input(i));
+    const auto at = std::find(inputs.begin(), inputs.end(), value);
     return at == inputs.end() ? nullptr : node.input(static_cast<int>(at - inputs.begin()));
+}
+
+/// Whether all that is multiplied there is quantised: products with floats are computed in floats.
+bool has_quantised_factors(const Node& node) {
+    const bool region = node.is("Region", "planish");
+    const Node& last = region ? *node.subgraph("body")->nodes().back() : node;
+    const bool attends = last.is("Attention");
+    const Node& root = attends ? last : root_of(node);
+    if (!attends && !is_one_of(root, kProducts)) return true;
+    for (int i = 0; i < (attends ? 3 : 2); ++i) {
+        const Value* value = root.input(i);
+        if (region && attends && value->producer != nullptr) value = value->producer->input(0);  // of a slice
+        const Value* outer = outer_value(node, value);
+        if (outer == nullptr || !decoder(outer)) return false;
+    }
+    return true;
 }
 
 }  // namespace
@@ -78,11 +96,7 @@ int form_quantized_regions(Graph& graph) {
     std::vector<Node*> candidates = graph.node_list();  // regions take in borders, which are none
     std::erase_if(candidates, [](const Node* node) { return !is_candidate(*node); });
     for (Node* node : candidates) {
-        const Node& root = root_of(*node);
-        if (is_one_of(root, kProducts)) {
-            const Value *x = factor(*node, root, 0), *w = factor(*node, root, 1);
-            if (x == nullptr || w == nullptr || !decoder(x) || !decoder(w)) continue;
-        }
+        if (!has_quantised_factors(*node)) continue;
         std::vector<Node*> members;
         std::vector<const Value*> met;
         for (int i = 0; i < node->input_count(); ++i) {

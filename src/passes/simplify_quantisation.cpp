@@ -2,6 +2,7 @@
 // it. Q = QuantizeLinear and DQ = DequantizeLinear with one scale for the tensor.
 //
 //   f(DQ(q)) = DQ(f(q)), Q(f(x)) = f(Q(x))    for f that only moves elements (and MaxPool, which is monotone)
+//                                             and no columns that an attention reads where they lie
 //   Concat(DQ(p), DQ(q)) = DQ(Concat(p, q))   for equal scales;   Q(Concat(x, y)) = Concat(Q(x), Q(y))
 //   Q(DQ(q)) = q                              for equal scales
 //   Q(Clip(x)) = Q(x), Q(Relu(x)) = Q(x)      where the smallest and the largest stored number lie within the bounds
@@ -47,6 +48,15 @@ bool moves(const Node& node) {
     return false;
 }
 
+/// Columns of a value [B, S, width] that are an attention's queries, keys or values: it reads them where they lie, so
+/// that its border stands before the slice and one serves all three.
+bool slices_for_attention(const Node& node) {
+    if (!node.is("Slice") || node.output()->uses.empty()) return false;
+    const auto& uses = node.output()->uses;
+    return std::all_of(uses.begin(), uses.end(),
+                       [](const Use& use) { return use.node->is("Attention") && use.index < 3; });
+}
+
 /// The border's node over `value`, before `before`.
 Value* add_border(Graph& graph, const Node& border, Value* value, Node* before) {
     std::vector<Value*> inputs(border.inputs().begin(), border.inputs().end());
@@ -63,7 +73,7 @@ Node* add_moved(Graph& graph, Node* node, std::vector<Value*> inputs) {
 /// f(DQ(q)) = DQ(f(q)), and Concat's.
 bool move_below(Graph& graph, Node* node) {
     const bool concat = node->is("Concat");
-    if (!concat && !moves(*node)) return false;
+    if (!concat && (!moves(*node) || slices_for_attention(*node))) return false;
     const size_t carried = concat ? node->inputs().size() : 1;
     std::vector<Value*> inputs(node->inputs().begin(), node->inputs().end());
     const Node* first = nullptr;

@@ -2,6 +2,7 @@
 #include "precision/equalise.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "passes/rewrite.hpp"
@@ -32,7 +33,41 @@ struct Source {
     const Layer* layer = nullptr;
     Layer::Bias bias;
     Node* norm = nullptr;  // LayerNormalization
+    // Of a tensor that an attention makes: its values are the channels from `first` on of `values`.
+    const Value* values = nullptr;
+    int64_t first = 0;
 };
+
+/// Channels [first, end) of a value [B, S, C] that are one operand of an attention.
+struct Columns {
+    const Value* whole = nullptr;
+    int64_t first = 0, end = 0;
+};
+
+/// Nullopt: not the 3-D form with a key for each query head, or something else reads them, too.
+std::optional<Columns> columns_of(const Graph& graph, const Node& attention, int operand) {
+    const Node* slice = passes::producer(attention.input(operand), "Slice");
+    if (slice == nullptr || slice->input_count() < 4 || passes::rank(slice->output()) != 3 ||
+        attention.integer("q_num_heads") != attention.integer("kv_num_heads") ||
+        !passes::only_use(graph, slice->output()))
+        return std::nullopt;
+    const auto first = passes::scalar(slice->input(1)), end = passes::scalar(slice->input(2)),
+               axis = passes::scalar(slice->input(3));
+    if (!first || *first < 0 || !end || *end <= *first || !axis || (*axis != 2 && *axis != -1)) return std::nullopt;
+    return Columns{slice->input(0), static_cast<int64_t>(*first), static_cast<int64_t>(*end)};
+}
+
+/// Queries, keys and values of an attention that lie side by side in one value; nullopt: not so.
+std::optional<std::array<Columns, 3>> joint_operands(const Graph& graph, const Node& attention) {
+    std::array<Columns, 3> operands;
+    for (size_t i = 0; i < 3; ++i) {
+        const auto columns = columns_of(graph, attention, static_cast<int>(i));
+        if (!columns) return std::nullopt;
+        operands[i] = *columns;
+        if (columns->whole != operands[0].whole || (i > 0 && columns->first < operands[i - 1].end)) return std::nullopt;
+    }
+    return operands[0].whole->uses.size() == 3 ? std::optional(operands) : std::nullopt;
+}
 
 /// Cut off below 0 and above: a grid that ends where it does cuts off as well.
 bool is_clip_from_zero(const Node& node) {
@@ -44,6 +79,7 @@ bool is_clip_from_zero(const Node& node) {
 /// cut off behind their factors, the grid cuts off at the same value: the factors may go in front of it.
 std::optional<Source> source_of(const Graph& graph, const Value* value, std::span<const Layer> layers, bool raised) {
     Source source;
+    bool summed = false;
     const Value* at = value;
     for (;;) {
         Node* node = at->producer;
@@ -56,11 +92,18 @@ std::optional<Source> source_of(const Graph& graph, const Value* value, std::spa
             source.norm = node;
             return source;
         }
+        if (node->is("Attention") && at == value) {
+            const auto operands = joint_operands(graph, *node);
+            if (!operands) return std::nullopt;
+            source.values = at = (*operands)[2].whole;
+            source.first = (*operands)[2].first;
+            continue;
+        }
         if (const Layer* layer = layer_of(node, layers)) {
             const auto bias = layer->bias(graph);
-            if (!bias) return std::nullopt;
+            if (!bias && (summed || !node->is("MatMul"))) return std::nullopt;
             source.layer = layer;
-            source.bias = *bias;
+            source.bias = bias.value_or(Layer::Bias{});
             return source;
         }
         const Value* before = node->input(0);
@@ -70,6 +113,7 @@ std::optional<Source> source_of(const Graph& graph, const Value* value, std::spa
             before = node->input(other);
             const Layer* layer = layer_of(before->producer, layers);
             if (layer == nullptr || !layer->node().is("MatMul")) return std::nullopt;
+            summed = true;
         } else if (!node->is("Relu") && !node->is("LeakyRelu") && !(raised && is_clip_from_zero(*node))) {
             return std::nullopt;
         }
@@ -84,7 +128,7 @@ Value* scaled_vector(Graph& graph, const Value* value, const std::vector<double>
     return graph.add_constant(value->name, std::move(t));
 }
 
-void scale_outputs(Graph& graph, const Source& source, const std::vector<double>& scales) {
+void scale_outputs(Graph& graph, const Source& source, std::vector<double> scales) {
     if (source.norm != nullptr) {
         for (int i = 1; i < source.norm->input_count(); ++i)
             if (source.norm->input(i) != nullptr)
@@ -92,6 +136,8 @@ void scale_outputs(Graph& graph, const Source& source, const std::vector<double>
         return;
     }
     const Layer& layer = *source.layer;
+    scales.insert(scales.begin(), static_cast<size_t>(source.first), 1);
+    scales.resize(static_cast<size_t>(layer.channels()), 1);
     Tensor t = layer.weight()->constant->clone();
     for (int64_t g = 0; g < layer.groups(); ++g) {
         Matrix w = layer.weights(g);
@@ -234,9 +280,46 @@ std::optional<std::vector<double>> scales_for(const ChannelStatistics& seen, std
     return better ? std::optional(scales) : std::nullopt;
 }
 
+/// Makes queries, keys and values of one attention equally large.
+bool balance(Graph& graph, const Place& place, std::span<const Layer> layers, const ChannelStatistics& seen) {
+    const auto operands = joint_operands(graph, *place.attention);
+    const auto source = source_of(graph, place.value, layers, false);
+    if (!operands || !source || source->layer == nullptr || (*operands)[0].whole != place.value) return false;
+    const auto& [q, k, v] = *operands;
+    if (v.end > static_cast<int64_t>(seen.maxima.size())) return false;
+    const auto largest = [&](const Columns& columns) {
+        return double{*std::max_element(seen.maxima.begin() + columns.first, seen.maxima.begin() + columns.end)};
+    };
+    const double largest_q = largest(q), largest_k = largest(k), largest_v = largest(v);
+    if (largest_q == 0 || largest_k == 0 || largest_v == 0 || q.end - q.first != k.end - k.first) return false;
+    std::vector<double> scales(seen.maxima.size(), 1);
+    double reach = 0;
+    for (int64_t c = 0; c < q.end - q.first; ++c) {
+        const auto at_q = static_cast<size_t>(q.first + c), at_k = static_cast<size_t>(k.first + c);
+        const double most_q = std::max(double{seen.maxima[at_q]}, kLeastMaximum * largest_q);
+        const double most_k = std::max(double{seen.maxima[at_k]}, kLeastMaximum * largest_k);
+        scales[at_q] = std::sqrt(most_k / most_q);
+        scales[at_k] = 1 / scales[at_q];
+        reach = std::max(reach, std::sqrt(most_q * most_k));
+    }
+    std::vector<const Layer*> readers;
+    for (const Use& use : place.attention->output()->uses)
+        readers.push_back(use.index == 0 ? layer_of(use.node, layers) : nullptr);
+    if (std::find(readers.begin(), readers.end(), nullptr) == readers.end() &&
+        !graph.is_output(place.attention->output())) {
+        const double factor = reach / largest_v;
+        std::fill(scales.begin() + v.first, scales.begin() + v.end, factor);
+        for (const Layer* layer : readers)
+            divide_inputs(graph, *layer, std::vector<double>(static_cast<size_t>(layer->inputs()), factor));
+    }
+    scale_outputs(graph, *source, scales);
+    return true;
+}
+
 }  // namespace
 
 std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> layers) {
+    if (place.attention != nullptr) return -1;
     std::optional<int64_t> axis;
     for (const Use& use : place.uses) {
         const Layer* layer = layer_of(use.node, layers);
@@ -246,10 +329,10 @@ std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> l
     return axis;
 }
 
-int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layers, const ChannelTable& table,
-             int threads) {
+int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layers, ChannelTable& table, int threads) {
     int changes = 0;
     for (Place& place : places) {
+        if (place.attention != nullptr) continue;
         const auto found = table.find(place.value);
         const auto axis = channel_axis(place, layers);
         if (found == table.end() || !axis || !place.value->type.shape) continue;
@@ -268,14 +351,21 @@ int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layer
         if (!scales) continue;
         const auto source = alone ? source_of(graph, place.value, layers, filters) : std::nullopt;
         const bool folds = source && (source->layer == nullptr || source->layer->channel_axis() == *axis);
-        if (folds)
+        if (folds) {
             scale_outputs(graph, *source, *scales);
-        else
+            if (const auto values = table.find(source->values); values != table.end())
+                for (size_t c = 0; c < scales->size(); ++c)
+                    values->second.maxima[static_cast<size_t>(source->first) + c] *= static_cast<float>((*scales)[c]);
+        } else {
             multiply(graph, place, *axis, *scales);
+        }
         for (const Layer* layer : readers) divide_inputs(graph, *layer, *scales);
         place.equalised = !filters;
         ++changes;
     }
+    for (const Place& place : places)
+        if (const auto found = table.find(place.value); place.attention != nullptr && found != table.end())
+            changes += balance(graph, place, layers, found->second) ? 1 : 0;
     return changes;
 }
 

@@ -15,7 +15,7 @@ struct ChannelStatistics {
 using ChannelTable = std::unordered_map<const Value*, ChannelStatistics>;
 
 /// The axis along which the channels of a place lie for the layers that read it; nullopt: they disagree, or something
-/// else reads its bytes.
+/// else reads its bytes. Those of an attention's operands are the last.
 std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> layers);
 
 /// A tensor has one grid for all of its channels, so that a channel of small values is stored coarsely. Multiplying
@@ -28,9 +28,14 @@ std::optional<int64_t> channel_axis(const Place& place, std::span<const Layer> l
 /// the exception: a filter has a scale of its own, so that its weights lose nothing when its channel is scaled up, and
 /// small channels are scaled only so far that they may still grow.
 ///
-/// The factors go into the layer or the normalisation that makes the tensor, or else into a Mul, which joins the
-/// epilogue of what is before it. Returns the number of tensors whose channels were scaled.
-int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layers, const ChannelTable& table,
-             int threads);
+/// The factors go into the layer or the normalisation that makes the tensor, through an attention into what makes its
+/// values, or else into a Mul, which joins the epilogue of what is before it.
+///
+/// Queries, keys and values that one layer makes share a grid: q[c] and k[c] are multiplied by factors that cancel in
+/// their product and make them equally large, and all values by one that brings them to the same size, which the layers
+/// that read the attention's result take back.
+///
+/// Returns the number of tensors whose channels were scaled. `table` is brought up to date.
+int equalise(Graph& graph, std::span<Place> places, std::span<const Layer> layers, ChannelTable& table, int threads);
 
 }  // namespace planish::precision

@@ -26,21 +26,24 @@ bool is_image(const Value* value) {
 
 class Selection {
   public:
-    Selection(const Graph& graph, std::span<const Layer> layers) : graph_(graph) {
+    Selection(const Graph& graph, std::span<const Layer> layers, const std::function<bool(const Node&)>& wanted)
+        : graph_(graph) {
         for (const Layer& layer : layers) layers_.emplace(&layer.node(), &layer);
         int position = 0;
         for (const auto& node : graph.nodes()) positions_[node.get()] = position++;
+        for (const auto& node : graph.nodes())
+            if (node->is("Attention") && attends_layers(*node) && wanted(*node)) attentions_.insert(node.get());
     }
 
     std::vector<Place> run() {
         for (Value* value : graph_.values()) {
             if (value->is_constant() || value->type.kind != Kind::tensor || value->type.dtype != DType::f32) continue;
-            Place place{value, {}, 0, false};
+            Place place{value, {}, 0, false, attention_of(*value)};
             bool read_by_layer = false;
             for (const Use& use : value->uses) {
                 const bool layer = use.index == 0 && layers_.contains(use.node);
                 read_by_layer = read_by_layer || layer;
-                if (layer || reads_bytes(use, *value)) place.uses.push_back(use);
+                if (layer || place.attention != nullptr || reads_bytes(use, *value)) place.uses.push_back(use);
             }
             if (place.uses.empty() || (!read_by_layer && !lies_between(*value, place))) continue;
             chosen_.insert(value);
@@ -51,6 +54,38 @@ class Selection {
     }
 
   private:
+    /// Where queries, keys and values come from: an input, or what it is a slice of.
+    static const Value* operand_of(const Node& attention, int i) {
+        const Value* value = attention.input(i);
+        return passes::producer(value, "Slice") != nullptr ? value->producer->input(0) : value;
+    }
+
+    bool attends_layers(const Node& node) const {
+        for (int i = 0; i < 3; ++i)
+            if (node.input(i) == nullptr || maker(operand_of(node, i)) == nullptr) return false;
+        return true;
+    }
+
+    /// The one attention that all readers of `value` belong to; null: there is none.
+    Node* attention_of(const Value& value) const {
+        Node* found = nullptr;
+        const auto reads = [&](const Use& use) {
+            if (!attentions_.contains(use.node) || use.index > 2 || (found != nullptr && found != use.node))
+                return false;
+            found = use.node;
+            return true;
+        };
+        for (const Use& use : value.uses) {
+            if (use.node->is("Slice") && use.index == 0) {
+                const Value* slice = use.node->output();
+                if (slice->uses.empty() || !std::all_of(slice->uses.begin(), slice->uses.end(), reads)) return nullptr;
+            } else if (!reads(use)) {
+                return nullptr;
+            }
+        }
+        return found;
+    }
+
     /// Readers, beside layers, that have something of bytes.
     bool reads_bytes(const Use& use, const Value& value) const {
         const Node& node = *use.node;
@@ -118,6 +153,7 @@ class Selection {
     const Graph& graph_;
     std::unordered_map<const Node*, const Layer*> layers_;
     std::unordered_map<const Node*, int> positions_;
+    std::unordered_set<const Node*> attentions_;  // that quantised layers feed
     std::unordered_set<const Value*> chosen_;
     std::vector<Place> places_;
 };
@@ -131,8 +167,9 @@ std::vector<Layer> find_layers(const Graph& graph, const std::function<bool(cons
     return layers;
 }
 
-std::vector<Place> find_places(const Graph& graph, std::span<const Layer> layers) {
-    return Selection(graph, layers).run();
+std::vector<Place> find_places(const Graph& graph, std::span<const Layer> layers,
+                               const std::function<bool(const Node&)>& wanted) {
+    return Selection(graph, layers, wanted).run();
 }
 
 }  // namespace planish::precision

@@ -107,7 +107,7 @@ class Quantizer {
             fail(ErrorCode::invalid_argument, "quantisation needs calibration data, and got none",
                  "give samples of real inputs: 100 or so are enough");
         layers_ = find_layers(graph_, [&](const Node& node) { return wanted(node); });
-        places_ = find_places(graph_, layers_);
+        places_ = find_places(graph_, layers_, [&](const Node& node) { return wanted(node); });
         result_.samples = static_cast<int>(samples_.size());
         measure_memory();
         if (options_.equalise) {

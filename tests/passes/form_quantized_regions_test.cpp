@@ -140,5 +140,60 @@ TEST(FormQuantizedRegions, LeavesAloneWhatHasNoIntegerFactors) {
 })");
 }
 
+// Queries, keys and values that one product has stored: bytes are read where they lie, by one border.
+int form_attention(Graph& graph) {
+    return simplify_quantisation(graph) + form_regions(graph) + slice_attention(graph) + form_quantized_regions(graph);
+}
+
+constexpr std::string_view kAttention = R"(graph "g" {
+  input %x : uint8[2, 5, 24]
+  input %mask : float32[2, 1, 1, 5]
+  const %s : float32[] = [0.5]
+  const %z : uint8[] = [3]
+  const %t : float32[] = [0.01]
+  const %c0 : int64[1] = [0]
+  const %c8 : int64[1] = [8]
+  const %c16 : int64[1] = [16]
+  const %c24 : int64[1] = [24]
+  const %axis : int64[1] = [2]
+  %xf = DequantizeLinear(%x, %s, %z)
+  %q = Slice(%xf, %c0, %c8, %axis)
+  %k = Slice(%xf, %c8, %c16, %axis)
+  %v = Slice(%xf, %c16, %c24, %axis)
+  %a = Attention(%q, %k, %v, %mask) {q_num_heads = 2, kv_num_heads = 2} name "attention"
+  %y = QuantizeLinear(%a, %t, %z)
+  output %y
+})";
+
+TEST(FormQuantizedRegions, AttentionReadsColumnsOfBytes) {
+    const auto graph = after(form_attention, kAttention);
+    ASSERT_EQ(graph->nodes().size(), 1u) << print(*graph);
+    const Node& region = *graph->nodes().front();
+    EXPECT_EQ(region.text("kind"), "quantized");
+    std::string ops;
+    for (const auto& node : region.subgraph("body")->nodes()) ops += std::string(node->op().name) + " ";
+    EXPECT_EQ(ops, "DequantizeLinear Region QuantizeLinear ");
+
+    const auto plain = parse_graph(kAttention);
+    for (int depth = 0; depth < 2; ++depth)
+        for (Node* node : graph->node_list())
+            if (node->is("Region", "planish")) inline_region(*graph, node);
+    check(*graph);
+    expect_same_results(*plain, *graph, 0);
+}
+
+TEST(FormQuantizedRegions, AttentionOnFloatValuesStaysFloat) {
+    std::string text(kAttention);
+    const auto replace = [&](std::string_view from, std::string_view to) {
+        text.replace(text.find(from), from.size(), to);
+    };
+    replace("  input %mask", "  input %w : float32[2, 5, 8]\n  input %mask");
+    replace("Attention(%q, %k, %v, %mask)", "Attention(%q, %k, %w, %mask)");
+    const auto graph = after(form_attention, text);
+    for (const auto& node : graph->nodes()) {
+        EXPECT_NE(node->is("Region", "planish") ? node->text("kind") : "", "quantized");
+    }
+}
+
 }  // namespace
 }  // namespace planish::passes::testing

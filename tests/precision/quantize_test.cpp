@@ -319,6 +319,62 @@ TEST(Equalise, SmallChannelsOfDepthwiseConvolutions) {
     for (const auto& node : even->nodes()) EXPECT_FALSE(node->is("Mul"));
 }
 
+constexpr const char* kAttention = R"(graph "g" { input %x : float32[N, 20, 32]
+    const %w : float32[32, 96] = dense<0> const %b : float32[96] = dense<0>
+    const %wo : float32[32, 32] = dense<0> const %bo : float32[32] = dense<0>
+    const %c0 : int64[1] = [0] const %c1 : int64[1] = [32] const %c2 : int64[1] = [64] const %c3 : int64[1] = [96]
+    const %axis : int64[1] = [2]
+    %m = MatMul(%x, %w) %p = Add(%m, %b)
+    %q = Slice(%p, %c0, %c1, %axis) %k = Slice(%p, %c1, %c2, %axis) %v = Slice(%p, %c2, %c3, %axis)
+    %a = Attention(%q, %k, %v) {q_num_heads = 4, kv_num_heads = 4} name "attention"
+    %o = MatMul(%a, %wo) %y = Add(%o, %bo) output %y })";
+
+/// Values far smaller than keys, and one key channel far larger than the others, its query channel far smaller.
+std::unique_ptr<Graph> uneven_attention() {
+    auto graph = parse_graph(kAttention);
+    fill(*graph, 20);
+    Tensor w = graph->find_value("w")->constant->clone(), b = graph->find_value("b")->constant->clone();
+    for (int64_t c = 0; c < 96; ++c) {
+        const float factor = c >= 64 ? 0.05f : c == 3 ? 0.05f : c == 35 ? 20.0f : 1.0f;
+        for (int64_t k = 0; k < 32; ++k) w.data<float>()[static_cast<size_t>(k * 96 + c)] *= factor;
+        b.data<float>()[static_cast<size_t>(c)] *= factor;
+    }
+    graph->find_value("w")->constant = std::make_shared<const Tensor>(std::move(w));
+    graph->find_value("b")->constant = std::make_shared<const Tensor>(std::move(b));
+    return graph;
+}
+
+TEST(Equalise, QueriesKeysAndValuesOfAnAttentionShareAGridWithoutLoss) {
+    auto graph = uneven_attention();
+    const auto exact = graph->clone(), without = graph->clone();
+    QuantizeOptions options;
+    options.equalise = false;
+    quantize(*without, samples_for(*graph, 16, 21), options);
+    quantize(*graph, samples_for(*graph, 16, 21), {});
+    for (const Graph* g : {graph.get(), without.get()})
+        for (const auto& node : g->nodes())
+            if (node->is("Slice")) {
+                EXPECT_TRUE(node->input(0)->producer->is("DequantizeLinear"));
+            }
+    for (const auto& node : graph->nodes()) {
+        EXPECT_TRUE(!node->is("Mul") || node->input(0)->name == "x") << "the other factors went into weights";
+    }
+    const auto test = samples_for(*exact, 8, 22);
+    EXPECT_GT(sqnr(*exact, *graph, test), sqnr(*exact, *without, test) + 6);
+    EXPECT_GT(sqnr(*exact, *graph, test), 30);
+}
+
+TEST(Quantize, PinnedAttentionReadsFloats) {
+    auto graph = uneven_attention();
+    QuantizeOptions options;
+    options.layer_precision = {{"attention", "fp32"}};
+    quantize(*graph, samples_for(*graph, 4, 21), options);
+    for (const auto& node : graph->nodes())
+        if (node->is("Slice")) {
+            EXPECT_FALSE(node->input(0)->producer->is("DequantizeLinear"));
+        }
+}
+
 // A layer's rounding moves the mean of its channels; the bias takes that back, and the layer gets one if it has none.
 TEST(Quantize, BiasesKeepTheMeans) {
     auto graph = parse_graph(R"(graph "g" { input %x : float32[N, 64] const %w : float32[64, 4] = dense<0>

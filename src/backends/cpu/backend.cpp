@@ -312,6 +312,7 @@ class Compiler {
         info.implementation = kernel.name;
         info.dtype = node.outputs().empty() ? DType::undefined : node.output()->type.dtype;
         info.flops = kernel.flops;
+        info.factor_roundoff = kernel.factor_roundoff;
         info.integer = region.has_body() && node.text("kind") == "quantized";
         for (const Value* value : node.inputs())
             if (value) info.bytes += bytes_of(*value);

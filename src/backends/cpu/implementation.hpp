@@ -63,8 +63,9 @@ class Kernel {
     std::string name;      ///< grammar: operation_types_tile_isa
     size_t workspace = 0;  ///< bytes of scratch, 64-byte aligned
     int64_t flops = 0;
-    std::vector<int> in_place;  ///< inputs whose memory output 0 may take over
-    std::vector<int> consumed;  ///< constant inputs that were packed: run() does not read them
+    double factor_roundoff = 0;  ///< see StepInfo
+    std::vector<int> in_place;   ///< inputs whose memory output 0 may take over
+    std::vector<int> consumed;   ///< constant inputs that were packed: run() does not read them
 };
 
 /// A Kernel from a lambda.
@@ -113,7 +114,7 @@ extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupN
 extern const Implementation kReduce, kReductionRegion, kArgExtreme, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
 extern const Implementation kQuantizedPointwise, kQuantize, kDequantize, kQuantizedDepthwise, kQuantizedConv,
-    kQuantizedGemm, kQuantizedAverage, kQuantizedRowOps, kBytePool;
+    kQuantizedGemm, kQuantizedAttention, kQuantizedAverage, kQuantizedRowOps, kBytePool;
 extern const Implementation kReference;
 }  // namespace families
 

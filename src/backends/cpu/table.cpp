@@ -64,6 +64,7 @@ constexpr Row kQuantizedRows[] = {
     {"Conv", {&kQuantizedDepthwise, &kQuantizedConv}},
     {"Gemm", {&kQuantizedGemm}},
     {"MatMul", {&kQuantizedGemm}},
+    {"Attention", {&kQuantizedAttention}},
     {"AveragePool", {&kQuantizedAverage}},
     {"GlobalAveragePool", {&kQuantizedAverage}},
     {"ReduceMean", {&kQuantizedAverage}},

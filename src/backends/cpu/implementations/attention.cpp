@@ -6,6 +6,7 @@
 
 #include "backends/cpu/kernels/kernels.hpp"
 #include "backends/cpu/split.hpp"
+#include "backends/quantized.hpp"
 
 namespace planish::cpu::families {
 namespace {
@@ -33,11 +34,11 @@ Source source_of(const RegionView& region, int operand) {
 }
 
 // Heads, lengths and strides of ONNX's Attention in its 4-D ([B, H, S, D]) and 3-D ([B, S, H*D]) forms.
-AttentionArgs attention_args(const RegionView& region) {
+AttentionShape attention_shape(const RegionView& region) {
     const Node& node = attention_of(region);
     const Dims q = node.input(0)->dims(), k = node.input(1)->dims(), v = node.input(2)->dims();
-    AttentionArgs args;
-    auto strides = [&](const Dims& d, int64_t heads, int64_t width) -> AttentionArgs::Strides {
+    AttentionShape args;
+    auto strides = [&](const Dims& d, int64_t heads, int64_t width) -> AttentionShape::Strides {
         if (d.size() == 4) return {d[1] * d[2] * d[3], d[2] * d[3], d[3]};
         return {d[1] * width, d[2] / heads, width};
     };
@@ -74,6 +75,7 @@ AttentionArgs attention_args(const RegionView& region) {
     return args;
 }
 
+// What `region`, an Attention or a region of one, must be for any of the kernels.
 Refusal can_attend(const RegionView& region, const Environment& environment) {
     if (environment.isa < Isa::avx2) return Refusal::isa_missing;
     if (region.has_body() && region.node().text("kind") != "attention") return Refusal::post_op_not_handled;
@@ -87,7 +89,7 @@ Refusal can_attend(const RegionView& region, const Environment& environment) {
         return Refusal::attribute_not_handled;
     if (element_count(node.output()->dims()) == 0 || element_count(node.input(1)->dims()) == 0)
         return Refusal::shape_not_handled;
-    const AttentionArgs args = attention_args(region);
+    const AttentionShape args = attention_shape(region);
     if (const Value* mask = node.input(3)) {
         Dims d = mask->dims();
         if (region.input_index(mask) < 0) return Refusal::shape_not_handled;  // of one element: inside the region
@@ -100,40 +102,129 @@ Refusal can_attend(const RegionView& region, const Environment& environment) {
     return Refusal::none;
 }
 
-std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const Environment& environment) {
-    AttentionArgs args = attention_args(region);
-    // Enough items for every thread, without making the blocks too small to be efficient.
-    while (attention_items(args) < environment.threads) {
+// Enough items for every thread, without making the blocks too small to be efficient.
+void split_queries(AttentionShape& args, int threads) {
+    while (attention_items(args) < threads) {
         const int64_t block = args.query_block ? args.query_block : std::min(kAttentionQueryBlock, args.queries);
         if (block <= 24) break;
         args.query_block = (block + 1) / 2;
     }
+}
+
+/// A kernel that calls function(args, begin, end, scratch) for the items of `args`, whose pointers bind(args, launch)
+/// sets. `scratch`: floats of a thread.
+template <typename Args, typename Function, typename Bind>
+std::unique_ptr<Kernel> make_attention(std::string name, const Args& args, int64_t scratch, int threads,
+                                       Function function, Bind bind) {
+    const int64_t items = attention_items(args), products = args.batch * args.heads * args.queries * args.keys;
+    const int64_t cost = products * (args.head_dim + args.value_dim) / 32;
+    scratch = (scratch + 15) / 16 * 16;
+    auto kernel = make_kernel(std::move(name), [=](const Launch& launch) {
+        Args a = args;
+        bind(a, launch);
+        auto* memory = reinterpret_cast<float*>(launch.workspace);
+        split_items(launch, items, cost / items,
+                    [&](int64_t b, int64_t e, int t) { function(a, b, e, memory + t * scratch); });
+    });
+    kernel->workspace = static_cast<size_t>(scratch * threads) * sizeof(float);
+    kernel->flops = 2 * products * (args.head_dim + args.value_dim);
+    return kernel;
+}
+
+std::unique_ptr<Kernel> compile(const RegionView& region, const Layouts&, const Environment& environment) {
+    AttentionArgs args{attention_shape(region)};
+    split_queries(args, environment.threads);
     const Value* mask = attention_of(region).input(3);
     const int mask_input = mask != nullptr ? region.input_index(mask) : -1;
     const Source query = source_of(region, 0), key = source_of(region, 1), value = source_of(region, 2);
-    const int64_t items = attention_items(args), scratch = (attention_scratch(args) + 15) / 16 * 16;
-    const int64_t cost = args.batch * args.heads * args.queries * args.keys * (args.head_dim + args.value_dim) / 32;
-    auto kernel = make_kernel(fmt::format("attention_f32_{}", to_string(environment.isa)),
-                              [args, query, key, value, mask_input, items, scratch, cost,
-                               function = kernels(environment.isa).attention](const Launch& launch) {
-                                  AttentionArgs a = args;
-                                  a.query = launch.f32(query.input) + query.first;
-                                  a.key = launch.f32(key.input) + key.first;
-                                  a.value = launch.f32(value.input) + value.first;
-                                  a.mask = launch.f32(mask_input);
-                                  a.output = launch.out_f32();
-                                  auto* memory = reinterpret_cast<float*>(launch.workspace);
-                                  split_items(launch, items, cost / items, [&](int64_t b, int64_t e, int t) {
-                                      function(a, b, e, memory + t * scratch);
-                                  });
-                              });
-    kernel->workspace = static_cast<size_t>(scratch * environment.threads) * sizeof(float);
-    kernel->flops = 2 * args.batch * args.heads * args.queries * args.keys * (args.head_dim + args.value_dim);
+    return make_attention(fmt::format("attention_f32_{}", to_string(environment.isa)), args, attention_scratch(args),
+                          environment.threads, kernels(environment.isa).attention,
+                          [=](AttentionArgs& a, const Launch& launch) {
+                              a.query = launch.f32(query.input) + query.first;
+                              a.key = launch.f32(key.input) + key.first;
+                              a.value = launch.f32(value.input) + value.first;
+                              a.mask = launch.f32(mask_input);
+                              a.output = launch.out_f32();
+                          });
+}
+
+// Queries, keys and values in bytes, the mask in float32.
+struct ByteAttention {
+    ByteAttentionArgs args;
+    Source sources[3];  // of bytes of the outer region
+    int mask = -1;
+};
+
+std::optional<ByteScale> byte_scale(const std::optional<Quantization>& q) {
+    if (!q || !q->is_bytes()) return std::nullopt;
+    return ByteScale{q->scale(), static_cast<float>(q->zero())};
+}
+
+Refusal read(const RegionView& region, const Environment& environment, ByteAttention& attention) {
+    const auto quantized = QuantizedRegion::read(region);
+    if (!quantized) return Refusal::attribute_not_handled;
+    const RegionView& inner = quantized->inner();
+    if (const Refusal r = can_attend(inner, environment); r != Refusal::none) return r;
+    static_cast<AttentionShape&>(attention.args) = attention_shape(inner);
+    if (!takes_byte_attention(attention.args)) return Refusal::shape_not_handled;
+    ByteScale* const stored[] = {&attention.args.stored_query, &attention.args.stored_key,
+                                 &attention.args.stored_value};
+    for (int i = 0; i < 3; ++i) {
+        Source source = source_of(inner, i);
+        const QuantizedRegion::Operand& operand = quantized->operand(source.input);
+        const auto scale = byte_scale(operand.quantization);
+        if (!scale || operand.input < 0) return Refusal::dtype_not_handled;
+        *stored[i] = *scale;
+        source.input = operand.input;
+        attention.sources[i] = source;
+    }
+    if (const Value* mask = attention_of(inner).input(3)) {
+        const QuantizedRegion::Operand& operand = quantized->operand(inner.input_index(mask));
+        if (operand.quantization || operand.input < 0) return Refusal::dtype_not_handled;
+        attention.mask = operand.input;
+    }
+    if (quantized->result()) {
+        const auto scale = byte_scale(quantized->result());
+        if (!scale) return Refusal::dtype_not_handled;
+        attention.args.stored_output = *scale;
+    }
+    return Refusal::none;
+}
+
+Refusal can_attend_bytes(const RegionView& region, const Environment& environment) {
+    ByteAttention attention;
+    return read(region, environment, attention);
+}
+
+std::unique_ptr<Kernel> compile_bytes(const RegionView& region, const Layouts&, const Environment& environment) {
+    ByteAttention attention;
+    read(region, environment, attention);
+    split_queries(attention.args, environment.threads);
+    const bool bytes = region.output().type.dtype == DType::u8;
+    auto kernel =
+        make_attention(fmt::format("attention_i8_{}_{}", bytes ? "u8" : "f32", to_string(environment.isa)),
+                       attention.args, byte_attention_scratch(attention.args), environment.threads,
+                       kernels(environment.isa).byte_attention, [=](ByteAttentionArgs& a, const Launch& launch) {
+                           const auto at = [&](const Source& source) {
+                               const std::byte* data = launch.in[static_cast<size_t>(source.input)];
+                               return reinterpret_cast<const uint8_t*>(data) + source.first;
+                           };
+                           a.query = at(attention.sources[0]);
+                           a.key = at(attention.sources[1]);
+                           a.value = at(attention.sources[2]);
+                           a.mask = launch.f32(attention.mask);
+                           if (bytes)
+                               a.bytes = reinterpret_cast<uint8_t*>(launch.out[0]);
+                           else
+                               a.floats = launch.out_f32();
+                       });
+    kernel->factor_roundoff = 0x1p-16;  // of weights
     return kernel;
 }
 
 }  // namespace
 
 const Implementation kAttention{"attention_flash", can_attend, plain_layouts, compile};
+const Implementation kQuantizedAttention{"quantized_attention", can_attend_bytes, plain_layouts, compile_bytes};
 
 }  // namespace planish::cpu::families

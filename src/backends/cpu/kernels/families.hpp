@@ -10,6 +10,10 @@ inline constexpr int64_t kGroupNormChannels = 16;
 /// Queries of one register tile.
 inline constexpr int64_t kAttentionTile = 6;
 
+/// A weight of attention on bytes that stands for the greatest one, e^0. In 16 bits, so that pairs of weights and
+/// values are multiplied at once.
+inline constexpr int kAttentionWeightOne = 32767;
+
 /// Keys that are packed at a time, so that packed keys and values take at most a quarter of a 1 MB L2.
 int64_t attention_key_block(const AttentionArgs& args);
 
@@ -25,5 +29,14 @@ PLANISH_DECLARE_FAMILIES(baseline)
 PLANISH_DECLARE_FAMILIES(avx2)
 PLANISH_DECLARE_FAMILIES(avx512)
 #undef PLANISH_DECLARE_FAMILIES
+namespace avx2 {
+void add_byte_attention(KernelTable& table);
+}
+namespace avx512 {
+void add_byte_attention(KernelTable& table);
+}
+namespace avx512_vnni {
+void add_byte_attention(KernelTable& table);
+}
 
 }  // namespace planish::cpu

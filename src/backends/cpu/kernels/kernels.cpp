@@ -21,12 +21,21 @@ int64_t groups_per_item(const GroupNormArgs& args) {
 
 // Filled by code of the ISA itself, so only on a machine that has it.
 const KernelTable& kernels(Isa isa) {
+    if (isa >= Isa::avx512_vnni) {
+        static const KernelTable table = [] {
+            KernelTable t = kernels(Isa::avx512);
+            avx512_vnni::add_byte_attention(t);
+            return t;
+        }();
+        return table;
+    }
     if (isa >= Isa::avx512) {
         static const KernelTable table = [] {
             KernelTable t;
             avx512::add_rows(t);
             avx512::add_image(t);
             avx512::add_attention(t);
+            avx512::add_byte_attention(t);
             avx512::add_blocks(t);
             avx512::add_bytes(t);
             return t;
@@ -39,6 +48,7 @@ const KernelTable& kernels(Isa isa) {
             avx2::add_rows(t);
             avx2::add_image(t);
             avx2::add_attention(t);
+            avx2::add_byte_attention(t);
             avx2::add_blocks(t);
             avx2::add_bytes(t);
             return t;
@@ -72,7 +82,7 @@ int64_t attention_key_block(const AttentionArgs& args) {
     return std::min(block, round_up(args.keys, 16));
 }
 
-int64_t attention_items(const AttentionArgs& args) {
+int64_t attention_items(const AttentionShape& args) {
     const int64_t block = args.query_block > 0 ? args.query_block : kAttentionQueryBlock;
     return args.batch * args.heads * ((args.queries + block - 1) / block);
 }
@@ -88,6 +98,22 @@ int64_t attention_scratch(const AttentionArgs& args) {
            + queries * values           // running outputs
            + 2 * round_up(queries, 16)  // running maximum and sum of each query
            + 64;
+}
+
+bool takes_byte_attention(const AttentionShape& args) {
+    // Sums of weights times values, and of queries times keys, with the lowest start that stands for no key.
+    constexpr int64_t kMostKeys = (int64_t{1} << 31) / (kAttentionWeightOne * 128), kMostDims = 4096;
+    return args.head_dim % 4 == 0 && args.head_dim <= kMostDims && args.keys <= kMostKeys && args.softcap == 0 &&
+           args.scale > 0;
+}
+
+int64_t byte_attention_scratch(const AttentionShape& args) {
+    const int64_t keys = round_up(args.keys, 64), values = round_up(args.value_dim, 16);
+    return keys * (args.head_dim / 4)  // packed keys
+           + keys                      // starts of their sums
+           + keys / 2 * values         // packed values
+           + kAttentionTile * keys     // scores of one tile
+           + kAttentionTile * values;  // and their outputs
 }
 
 }  // namespace planish::cpu

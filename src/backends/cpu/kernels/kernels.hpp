@@ -182,14 +182,10 @@ struct ResizeArgs {
 /// blocked so that scores stay in L1 and packed keys and values in L2. A query that sees no key gives zeros, as in
 /// ONNX's Attention; NaN among its scores gives NaN. Items: attention_items(); scratch for each thread:
 /// attention_scratch() floats, 64-byte aligned.
-struct AttentionArgs {
+struct AttentionShape {
     struct Strides {
         int64_t batch = 0, head = 0, row = 0;  ///< the elements of a row are neighbours
     };
-    const float* query = nullptr;
-    const float* key = nullptr;
-    const float* value = nullptr;
-    float* output = nullptr;
     const float* mask = nullptr;  ///< additive, or null; stride 0 broadcasts
     Strides query_strides, key_strides, value_strides, output_strides, mask_strides;
     int64_t batch = 1, heads = 1, kv_heads = 1;
@@ -202,9 +198,30 @@ struct AttentionArgs {
     int64_t causal_offset = 0;  ///< key k is visible to query q where k <= q + causal_offset
     int64_t query_block = 0;    ///< queries of one item; 0 = kAttentionQueryBlock. Smaller ones give more items.
 };
+struct AttentionArgs : AttentionShape {
+    const float* query = nullptr;
+    const float* key = nullptr;
+    const float* value = nullptr;
+    float* output = nullptr;
+};
 constexpr int64_t kAttentionQueryBlock = 192;
-int64_t attention_items(const AttentionArgs& args);
+int64_t attention_items(const AttentionShape& args);
 int64_t attention_scratch(const AttentionArgs& args);
+
+/// The same on bytes, real = scale * (byte - zero). Products are summed exactly; each weight exp(score - greatest
+/// score) is rounded to 1/32767, all keys at once. Items: attention_items(); scratch: byte_attention_scratch() floats.
+struct ByteAttentionArgs : AttentionShape {
+    const uint8_t* query = nullptr;
+    const uint8_t* key = nullptr;
+    const uint8_t* value = nullptr;
+    ByteScale stored_query, stored_key, stored_value;
+    float* floats = nullptr;   ///< the output, or null:
+    uint8_t* bytes = nullptr;  ///< the output, stored by
+    ByteScale stored_output;
+};
+/// head_dim in whole steps of four bytes, sums within 32 bits, and no softcap; scale > 0.
+bool takes_byte_attention(const AttentionShape& args);
+int64_t byte_attention_scratch(const AttentionShape& args);
 
 /// The point-wise part of one LSTM step. gates: rows of [i | o | f | c], each of `hidden` floats, already x W + h R + b
 /// (ONNX's order). Items: batch rows.
@@ -273,6 +290,8 @@ struct KernelTable {
     void (*transpose)(const TransposeArgs&, int64_t begin, int64_t end) = nullptr;
     void (*resize)(const ResizeArgs&, int64_t begin, int64_t end) = nullptr;
     void (*attention)(const AttentionArgs&, int64_t begin, int64_t end, float* scratch) = nullptr;
+    /// Null without AVX2.
+    void (*byte_attention)(const ByteAttentionArgs&, int64_t begin, int64_t end, float* scratch) = nullptr;
     void (*lstm_step)(const LstmStepArgs&, int64_t begin, int64_t end) = nullptr;
     void (*gru_step)(const GruStepArgs&, int64_t begin, int64_t end) = nullptr;
     void (*block_sum)(const BlockSumArgs&, int64_t begin, int64_t end) = nullptr;

@@ -1,6 +1,6 @@
 // One vector of floats in the widest register of the instruction set that the including file is compiled for.
 //
-// Included only by the *_impl.hpp of this folder, and those only by their three per-ISA files. Everything lives in a
+// Included only by the *_impl.hpp of this folder, and those only by their per-ISA files. Everything lives in a
 // namespace named after the ISA and is inlined by force, and no inline function of the standard library is used: a
 // shared one, compiled here with AVX code, could otherwise be picked by the linker for callers that run on older
 // machines.
@@ -16,7 +16,9 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
+#define PLANISH_ISA avx512_vnni
+#elif defined(__AVX512F__)
 #define PLANISH_ISA avx512
 #elif defined(__AVX2__)
 #define PLANISH_ISA avx2

@@ -1,0 +1,2 @@
+// Attention on bytes for AVX2 + FMA.
+#include "backends/cpu/kernels/byte_attention_impl.hpp"
