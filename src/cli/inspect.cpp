@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/sparse_tensor.hpp"
 #include "cli/common.hpp"
 #include "cli/terminal.hpp"
 #include "plan/plan_io.hpp"
@@ -69,11 +70,31 @@ void print_verification(const std::vector<VerificationRow>& rows) {
     fmt::print("{}", table.text());
 }
 
+/// Constants that the plan stores without their zeros.
+struct Compressed {
+    int64_t constants = 0, bytes = 0, stored = 0, elements = 0, nonzeros = 0;
+};
+
+Compressed compressed_constants(const Graph& graph) {
+    Compressed sum;
+    for (const Value* value : graph.values()) {
+        const SparseSource* source = value->is_constant() ? sparse_source(*value->constant) : nullptr;
+        if (source == nullptr) continue;
+        ++sum.constants;
+        sum.bytes += value->constant->bytes();
+        sum.stored += source->stored().bytes();
+        sum.elements += value->constant->size();
+        sum.nonzeros += source->nonzeros();
+    }
+    return sum;
+}
+
 int run_inspect(const Options& options) {
     const Engine engine = load(std::filesystem::path(options.plan));
     const plan::PlanContents& contents = *engine.shared_impl()->contents;
     const plan::Provenance& p = contents.provenance;
     const EngineInfo info = engine.info();
+    const Compressed sparse = compressed_constants(*contents.graph);
     const auto file_bytes = static_cast<int64_t>(std::filesystem::file_size(options.plan));
     std::vector<LayerRow> layers = p.layers;
     if (!options.shapes.empty() || info.compiled_at_load) {
@@ -93,6 +114,11 @@ int run_inspect(const Options& options) {
         result["compiled_at_load"] = info.compiled_at_load;
         if (!info.interpreted.empty()) result["interpreted"] = info.interpreted;
         result["sizes"] = {{"weights", info.weight_bytes}, {"packed", info.packed_bytes}, {"arena", info.arena_bytes}};
+        result["compressed"] = {{"constants", sparse.constants},
+                                {"bytes", sparse.bytes},
+                                {"stored", sparse.stored},
+                                {"elements", sparse.elements},
+                                {"nonzeros", sparse.nonzeros}};
         Json sections = Json::array(), rows = Json::array(), passes = Json::array(), verification = Json::array(),
              profiles = Json::array();
         for (const plan::Profile& profile : contents.profiles) {
@@ -138,6 +164,11 @@ int run_inspect(const Options& options) {
     if (!info.interpreted.empty()) fmt::print("  in the reference interpreter: {}\n", info.interpreted);
     fmt::print("  weights {}, repacked {}, scratch per context {}\n", format_bytes(info.weight_bytes),
                format_bytes(info.packed_bytes), format_bytes(info.arena_bytes));
+    if (sparse.constants > 0)
+        fmt::print(
+            "  {} constants are stored without zeros, {} for {} ({:.1f} % zeros), and restored when first read\n",
+            sparse.constants, format_bytes(sparse.stored), format_bytes(sparse.bytes),
+            100 * (1 - static_cast<double>(sparse.nonzeros) / static_cast<double>(sparse.elements)));
     const auto reference = std::count_if(
         layers.begin(), layers.end(), [](const LayerRow& row) { return row.implementation.starts_with("reference"); });
     fmt::print("  {} regions, {} of them in the reference interpreter (--layers shows them)\n", layers.size(),

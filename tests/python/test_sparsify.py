@@ -89,6 +89,10 @@ def test_the_command_prints_its_table_and_chains(network, tmp_path, capfd):
     assert {row["layer"]: row["zeros"] for row in report["layers"]} == {"stem": 576, "expand": 1024, "fc": 320}
     assert report["bytes"] < 0.6 * report["bytes_before"]
     assert report["outputs"][0]["name"] == "y"
+    assert planish._planish.cli_main(["planish", "inspect", str(tmp_path / "sparse.plan"), "--json"]) == 0
+    stored = json.loads(capfd.readouterr().out)["compressed"]
+    assert stored["constants"] == 2  # what is below some kilobytes stays as it is
+    assert stored["elements"] == 2 * stored["nonzeros"] == 1152 + 2048
     # What is sparse can be pruned, whose samples need no name either.
     np.save(tmp_path / "sample.npy", samples(1, 0)[0])
     (tmp_path / "folder").mkdir()
