@@ -400,7 +400,7 @@ PLANISH_INLINE void attend_rows(const ByteAttentionArgs& args, const ByteScratch
     }
 }
 
-void byte_attention(const ByteAttentionArgs& args, int64_t begin, int64_t end, float* scratch) {
+inline void byte_attention(const ByteAttentionArgs& args, int64_t begin, int64_t end, float* scratch) {
     const int64_t query_block = args.query_block > 0 ? args.query_block : kAttentionQueryBlock;
     const int64_t blocks_per_head = (args.queries + query_block - 1) / query_block;
     const int64_t keys = round_up(args.keys, 64), width = round_up(args.value_dim, 16);
@@ -433,10 +433,6 @@ void byte_attention(const ByteAttentionArgs& args, int64_t begin, int64_t end, f
                         args.mask != nullptr ? args.mask + at(args.mask_strides, head, q) : nullptr,
                         at(args.output_strides, head, q));
     }
-}
-
-void add_byte_attention(KernelTable& table) {
-    table.byte_attention = byte_attention;
 }
 
 }  // namespace planish::cpu::PLANISH_ISA
