@@ -46,7 +46,7 @@ void run_gemm(benchmark::State& state, const GemmShape& s, Isa isa) {
 }
 
 void run_conv(benchmark::State& state, const ConvShape& s, Isa isa) {
-    const ConvI8Plan plan(s, {{PostOp::Kind::clip, 0, 6}}, kInput.zero, kOutput, isa);
+    const ConvI8Plan plan(s, {{PostOp::Kind::clip, 0, 6}}, kOutput, isa);
     const int64_t taps = s.c * s.kh * s.kw, outputs = s.oh() * s.ow() * s.oc;
     const auto x = make_bytes<uint8_t>(s.h * s.w * s.c);
     const auto w = make_bytes<int8_t>(s.oc * taps);
@@ -55,7 +55,7 @@ void run_conv(benchmark::State& state, const ConvShape& s, Isa isa) {
     AlignedBuffer workspace(plan.workspace(static_cast<int>(state.range(0))));
     auto* weights = reinterpret_cast<int8_t*>(packed.data());
     plan.pack_weights(w.data(), weights);
-    const ColumnTerms terms = plan.terms(weights, kInput.scale, scales, bias);
+    const ColumnTerms terms = plan.terms(weights, kInput, scales, bias);
     std::vector<uint8_t> y(static_cast<size_t>(outputs));
     measure(state, 2.0 * static_cast<double>(outputs * taps), [&](ThreadPool& pool, int threads) {
         plan.run(x.data(), weights, terms, y.data(), {}, workspace.data(), pool, threads);

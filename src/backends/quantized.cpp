@@ -54,10 +54,18 @@ bool Quantization::symmetric() const {
 
 std::optional<Quantization> read_quantization(const RegionView& region, const Node& border) {
     const Value* stored = border.is("QuantizeLinear") ? border.output() : border.input(0);
-    Quantization q{stored->type.dtype, border.integer("axis"), region.constant(border.input(1)), nullptr};
+    Quantization q{stored->type.dtype, border.integer("axis"), border.integer("block_size"),
+                   region.constant(border.input(1)), nullptr};
     if (q.axis < 0) q.axis += static_cast<int64_t>(stored->dims().size());
-    if (q.scales == nullptr || q.scales->dtype() != DType::f32 || border.integer("block_size") != 0)
-        return std::nullopt;
+    if (border.input(1)->type.dtype != DType::f32) return std::nullopt;
+    if (q.at_run_time()) {
+        if (q.block != 0) return std::nullopt;
+        q.scale_input = region.input_index(border.input(1));
+        if (q.scale_input < 0 || element_count(border.input(1)->dims()) != 1) return std::nullopt;
+        if (border.input(2) == nullptr) return q;
+        q.zero_input = region.input_index(border.input(2));
+        return q.zero_input < 0 ? std::nullopt : std::optional(q);
+    }
     if (border.input(2) != nullptr) {
         q.zeros = region.constant(border.input(2));
         if (q.zeros == nullptr) return std::nullopt;
@@ -80,7 +88,7 @@ std::optional<QuantizedRegion> QuantizedRegion::read(const RegionView& region) {
             operand.input = region.input_index(dq->input(0));
             operand.quantization = read_quantization(region, *dq);
             if (!operand.quantization) return std::nullopt;
-            for (int i = 1; i < dq->input_count(); ++i)
+            for (int i = 1; i < dq->input_count() && !operand.quantization->at_run_time(); ++i)
                 if (const int at = dq->input(i) != nullptr ? region.input_index(dq->input(i)) : -1; at >= 0)
                     operand.scale_inputs.push_back(at);
         } else if (input != nullptr) {

@@ -10,14 +10,19 @@
 
 namespace planish {
 
-/// real = scale * (stored - zero), with one scale for the tensor or one for each place along an axis.
+/// real = scale * (stored - zero), with one scale for the tensor, one for each place along an axis, or one for each
+/// `block` places along it, in each line.
 struct Quantization {
-    DType dtype = DType::undefined;        ///< u8 or s8
-    int64_t axis = 0;                      ///< that `scales` run along, from 0; of no meaning for one scale
-    std::shared_ptr<const Tensor> scales;  ///< float32
-    std::shared_ptr<const Tensor> zeros;   ///< of `dtype`, as many as scales; null: zero
+    DType dtype = DType::undefined;         ///< u8, s8, u4 or s4
+    int64_t axis = 0;                       ///< that `scales` run along, from 0; of no meaning for one scale
+    int64_t block = 0;                      ///< 0: no blocks
+    std::shared_ptr<const Tensor> scales;   ///< float32; null: found at run time, one for the tensor
+    std::shared_ptr<const Tensor> zeros;    ///< of `dtype`, as many as scales; null: zero
+    int scale_input = -1, zero_input = -1;  ///< of the region, where found at run time; no zero_input: zero
 
-    bool per_tensor() const { return scales->size() == 1; }
+    bool at_run_time() const { return scales == nullptr; }
+    bool per_tensor() const { return scales != nullptr && scales->size() == 1 && block == 0; }
+    bool per_axis(int64_t of) const { return scales != nullptr && block == 0 && axis == of; }
     float scale() const { return scales->data<float>()[0]; }  ///< per_tensor() only
     int zero(int64_t i = 0) const { return zeros == nullptr ? 0 : static_cast<int>(zeros->at_int64(i)); }
     bool symmetric() const;  ///< every zero point is 0
@@ -25,7 +30,8 @@ struct Quantization {
     bool is_bytes() const { return dtype == DType::u8 && per_tensor(); }
 };
 
-/// Of a QuantizeLinear or DequantizeLinear that `region` is or holds. Nullopt: scales that are not float32 constants.
+/// Of a QuantizeLinear or DequantizeLinear that `region` is or holds. Nullopt: scales that are neither float32
+/// constants nor one float32 input of the region.
 std::optional<Quantization> read_quantization(const RegionView& region, const Node& border);
 
 /// The region's inner node (a product, a point-wise region, ...) and what stands at its borders.

@@ -532,6 +532,7 @@ std::unique_ptr<Graph> without_quantisation(const Graph& graph) {
     int changes = 0;
     for (Node* dq : passes::nodes_of(*real, {"DequantizeLinear"})) {
         const Node* q = passes::producer(dq->input(0), "QuantizeLinear");
+        if (q == nullptr) q = passes::producer(dq->input(0), "DynamicQuantizeLinear");
         if (q == nullptr || q->input(0)->type.dtype != dq->output()->type.dtype) continue;
         passes::replace(*real, dq, q->input(0));
         ++changes;

@@ -4,9 +4,11 @@
 //   y = Q(f(DQ(x), DQ(w), b))   ->   y = Region(x, w, b) { Q(f(DQ(x), DQ(w), b)) }
 //
 // f is a node or a region of form_regions or slice_attention. A product joins when both of its factors are quantised,
-// an attention when its queries, keys and values are, anything else of the list below when a value that it reads or the
-// only one that it makes is. A DequantizeLinear that several nodes read is
-// copied into each of their regions. A backend without integer kernels dissolves the region and finds f again.
+// the first one perhaps by a scale that DynamicQuantizeLinear finds at run time, an attention when its queries, keys
+// and values are, anything else of the list below when a value that it reads or the only one that it makes is. A
+// DequantizeLinear that several nodes read is copied into each of their regions. A matrix product of float32 with
+// weights that are stored in 4 or 8 bits is a region, too: kernels decode them on the way. A backend without such
+// kernels dissolves the region and finds f again.
 #include <algorithm>
 #include <array>
 
@@ -24,13 +26,24 @@ bool is_scalar_constant(const Value* value) {
     return value == nullptr || (value->is_constant() && value->constant->size() == 1);
 }
 
-/// DequantizeLinear of an 8-bit tensor to float32, its scale a constant.
-Node* decoder(const Value* value) {
+/// DequantizeLinear of an 8-bit tensor to float32, its scale a constant or found at run time.
+Node* decoder(const Value* value, bool at_run_time = false) {
     Node* dq = producer(value, "DequantizeLinear");
     if (dq == nullptr || value->type.dtype != DType::f32 || !value->has_static_shape()) return nullptr;
     const DType stored = dq->input(0)->type.dtype;
     const bool constant = dq->input(1)->is_constant() && (dq->input(2) == nullptr || dq->input(2)->is_constant());
-    return (stored == DType::u8 || stored == DType::i8) && constant && dq->integer("block_size") == 0 ? dq : nullptr;
+    const bool known = constant || (at_run_time && producer(dq->input(1), "DynamicQuantizeLinear") != nullptr);
+    return (stored == DType::u8 || stored == DType::i8) && known && dq->integer("block_size") == 0 ? dq : nullptr;
+}
+
+/// DequantizeLinear of constants in 4 or 8 bits to float32, by whatever scales: weights of a product of floats.
+Node* weight_decoder(const Value* value) {
+    Node* dq = producer(value, "DequantizeLinear");
+    if (dq == nullptr || value->type.dtype != DType::f32) return nullptr;
+    for (const Value* input : dq->inputs())
+        if (input != nullptr && !input->is_constant()) return nullptr;
+    const DType stored = dq->input(0)->type.dtype;
+    return stored == DType::u4 || stored == DType::i4 || stored == DType::u8 || stored == DType::i8 ? dq : nullptr;
 }
 
 /// The only reader of `value`, when it stores it as 8 bits with one scale.
@@ -73,6 +86,12 @@ const Value* outer_value(const Node& node, const Value* value) {
     return at == inputs.end() ? nullptr : node.input(static_cast<int>(at - inputs.begin()));
 }
 
+/// A product's operand as the node reads it; null: computed within the node, or no product.
+const Value* factor(const Node& node, int i) {
+    const Node& root = root_of(node);
+    return is_one_of(root, kProducts) ? outer_value(node, root.input(i)) : nullptr;
+}
+
 /// Whether all that is multiplied there is quantised: products with floats are computed in floats.
 bool has_quantised_factors(const Node& node) {
     const bool region = node.is("Region", "planish");
@@ -84,7 +103,7 @@ bool has_quantised_factors(const Node& node) {
         const Value* value = root.input(i);
         if (region && attends && value->producer != nullptr) value = value->producer->input(0);  // of a slice
         const Value* outer = outer_value(node, value);
-        if (outer == nullptr || !decoder(outer)) return false;
+        if (outer == nullptr || !decoder(outer, !attends && i == 0)) return false;
     }
     return true;
 }
@@ -96,12 +115,18 @@ int form_quantized_regions(Graph& graph) {
     std::vector<Node*> candidates = graph.node_list();  // regions take in borders, which are none
     std::erase_if(candidates, [](const Node* node) { return !is_candidate(*node); });
     for (Node* node : candidates) {
-        if (!has_quantised_factors(*node)) continue;
+        const Value *multiplied = factor(*node, 0), *weights = nullptr;  // weights: those of a product of floats
+        if (!has_quantised_factors(*node)) {
+            weights = factor(*node, 1);
+            if (root_of(*node).is("Conv") || !weight_decoder(weights)) continue;
+        }
         std::vector<Node*> members;
         std::vector<const Value*> met;
         for (int i = 0; i < node->input_count(); ++i) {
             Value* input = node->input(i);
-            Node* dq = decoder(input);
+            Node* dq = weights == nullptr ? decoder(input, input == multiplied)
+                       : input == weights ? weight_decoder(input)
+                                          : nullptr;
             if (dq == nullptr) continue;
             if (std::find(met.begin(), met.end(), input) != met.end()) continue;
             met.push_back(input);
@@ -116,7 +141,7 @@ int form_quantized_regions(Graph& graph) {
             members.push_back(dq);
         }
         members.push_back(node);
-        if (Node* q = encoder(graph, node->output())) members.push_back(q);
+        if (Node* q = weights == nullptr ? encoder(graph, node->output()) : nullptr) members.push_back(q);
         if (members.size() == 1) continue;
         const std::vector<std::string> origins = origins_of(*node);
         make_region(graph, members, *node, "quantized")->origins = origins;

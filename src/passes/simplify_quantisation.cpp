@@ -7,6 +7,7 @@
 //   Q(DQ(q)) = q                              for equal scales
 //   Q(Clip(x)) = Q(x), Q(Relu(x)) = Q(x)      where the smallest and the largest stored number lie within the bounds
 //   DQ(Q(x))                                  of int8 is that of uint8 with a zero point 128 higher
+//   DQ(w)                                     of constant uint8 around 128 is that of int8 around 0
 //
 // So every placement of the borders that computes the same ends as the same graph, and integer kernels need uint8 only.
 #include <algorithm>
@@ -148,12 +149,35 @@ bool saturate_only(Graph& graph, Node* q) {
     return true;
 }
 
+/// Whether all that reads `value`, or what moves its elements, decodes them by `scale`.
+bool only_decoded(const Graph& graph, const Value* value, const Scale& scale) {
+    if (graph.is_output(value) || value->uses.empty()) return false;
+    return std::all_of(value->uses.begin(), value->uses.end(), [&](const Use& use) {
+        if (use.index != 0) return false;
+        if (use.node->is("DequantizeLinear")) return scale_of(use.node) == scale;
+        return moves(*use.node) && only_decoded(graph, use.node->output(), scale);
+    });
+}
+
+/// What only_decoded looked at reads `stored` instead of `value`, whose zero point is another.
+void decode_instead(Graph& graph, Value* value, Value* stored, Value* scale, Value* zero) {
+    for (const Use& use : std::vector<Use>(value->uses)) {
+        if (use.node->is("DequantizeLinear")) {
+            graph.set_inputs(use.node, {stored, scale, zero});
+            continue;
+        }
+        std::vector<Value*> inputs(use.node->inputs().begin(), use.node->inputs().end());
+        inputs[0] = stored;
+        Node* moved = add_moved(graph, use.node, std::move(inputs));
+        decode_instead(graph, use.node->output(), moved->output(), scale, zero);
+        graph.erase(use.node);
+    }
+}
+
 /// int8 between a Q and its DQs becomes uint8.
 bool make_unsigned(Graph& graph, Node* q) {
     const auto scale = q->is("QuantizeLinear") ? scale_of(q) : std::nullopt;
-    if (!scale || scale->dtype != DType::i8 || graph.is_output(q->output()) || q->output()->uses.empty()) return false;
-    for (const Use& use : q->output()->uses)
-        if (!use.node->is("DequantizeLinear") || use.index != 0 || scale_of(use.node) != scale) return false;
+    if (!scale || scale->dtype != DType::i8 || !only_decoded(graph, q->output(), *scale)) return false;
     Tensor zero(DType::u8, {});
     zero.set_double(0, scale->zero + 128);
     Value* shifted = graph.add_constant(q->output()->name + "_zero", std::move(zero));
@@ -162,11 +186,20 @@ bool make_unsigned(Graph& graph, Node* q) {
     Node* unsigned_q =
         graph.add_node("QuantizeLinear", {q->input(0), q->input(1), shifted}, std::move(attributes), 1, q->name, q);
     unsigned_q->origins = q->origins;
-    for (const Use& use : std::vector<Use>(q->output()->uses)) {
-        Node* dq = use.node;
-        graph.set_inputs(dq, {unsigned_q->output(), q->input(1), shifted});
-    }
+    decode_instead(graph, q->output(), unsigned_q->output(), q->input(1), shifted);
     erase_unused(graph, q);
+    return true;
+}
+
+/// Weights in uint8 around 128 are int8 around 0.
+bool make_symmetric(Graph& graph, Node* dq) {
+    const Value *w = dq->input(0), *zeros = dq->input(2);
+    if (!w->is_constant() || w->type.dtype != DType::u8 || uniform(zeros) != 128.0) return false;
+    Tensor stored(DType::i8, w->constant->dims());
+    const auto from = w->constant->data<uint8_t>();
+    std::transform(from.begin(), from.end(), stored.data<int8_t>().begin(),
+                   [](uint8_t byte) { return static_cast<int8_t>(byte - 128); });
+    graph.set_inputs(dq, {graph.add_constant(w->name + "_signed", std::move(stored)), dq->input(1)});
     return true;
 }
 
@@ -177,6 +210,7 @@ int simplify_quantisation(Graph& graph) {
     for (int round = -1; round != changes;) {
         round = changes;
         for (Node* node : nodes_of(graph, {"QuantizeLinear"})) changes += make_unsigned(graph, node) ? 1 : 0;
+        for (Node* node : nodes_of(graph, {"DequantizeLinear"})) changes += make_symmetric(graph, node) ? 1 : 0;
         for (auto* rewrite : {cancel, saturate_only, move_above})
             for (Node* node : nodes_of(graph, {"QuantizeLinear"})) changes += rewrite(graph, node) ? 1 : 0;
         for (Node* node : graph.node_list()) changes += move_below(graph, node) ? 1 : 0;

@@ -224,6 +224,59 @@ const Case kCases[] = {
         %q = QuantizeLinear(%x, %s, %z) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 1}
         %i = Relu(%r) %y = MatMul(%a, %wf) %c = Add(%b, %y) %d = Add(%i, %c) output %d })",
      "gemm_i8_f32"},
+    {"dynamic_quantize",
+     R"(graph "g" { input %x : float32[3, 70, 131] %q, %s, %z = DynamicQuantizeLinear(%x) output %q, %s, %z })",
+     "dynamic_quantize_i8"},
+    {"dynamic_dequantize",
+     R"(graph "g" { input %x : float32[3, 70, 9] %q, %s, %z = DynamicQuantizeLinear(%x)
+        %a = DequantizeLinear(%q, %s, %z) %y = Relu(%a) output %y })",
+     "dynamic_dequantize_i8"},
+    {"dynamic_linear",
+     R"(graph "g" { input %x : float32[2, 9, 42] input %r : float32[2, 9, 70]
+        const %w : int8[42, 70] = dense<0> const %ws : float32[70] = dense<0> const %b : float32[70] = dense<0>
+        %q, %s, %z = DynamicQuantizeLinear(%x) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 1}
+        %y = MatMul(%a, %wf) %c = Add(%y, %b) %g = Gelu(%c) %d = Add(%g, %r) output %d })",
+     "gemm_i8_f32"},
+    {"dynamic_linear_to_bytes",
+     R"(graph "g" { input %x : float32[5, 42] const %w : int8[70, 42] = dense<0> const %ws : float32[] = [0.01] const %t : float32[] = [0.02]
+        const %v : uint8[] = [120] %q, %s, %z = DynamicQuantizeLinear(%x) %a = DequantizeLinear(%q, %s, %z)
+        %wf = DequantizeLinear(%w, %ws) %y = Gemm(%a, %wf) {transB = 1, alpha = 0.5} %e = QuantizeLinear(%y, %t, %v) output %e })",
+     "gemm_i8_u8"},
+    {"dynamic_conv",
+     R"(graph "g" { input %x : float32[2, 8, 9, 8] const %w : int8[24, 8, 3, 3] = dense<0> const %ws : float32[24] = dense<0>
+        const %b : float32[24] = dense<0> %q, %s, %z = DynamicQuantizeLinear(%x) %a = DequantizeLinear(%q, %s, %z)
+        %wf = DequantizeLinear(%w, %ws) {axis = 0} %y = Conv(%a, %wf, %b) {pads = [1, 1, 1, 1]} %c = Relu(%y) output %c })",
+     "conv_i8_f32_3x3"},
+    {"dynamic_depthwise",
+     R"(graph "g" { input %x : float32[1, 24, 9, 8] const %w : int8[24, 1, 3, 3] = dense<0> const %ws : float32[24] = dense<0>
+        %q, %s, %z = DynamicQuantizeLinear(%x) %a = DequantizeLinear(%q, %s, %z) %wf = DequantizeLinear(%w, %ws) {axis = 0}
+        %y = Conv(%a, %wf) {group = 24, pads = [1, 1, 1, 1]} output %y })",
+     "conv_i8_f32_3x3"},
+    {"weights_of_4_bits",
+     R"(graph "g" { input %x : float32[1, 3, 96] input %r : float32[1, 3, 70] const %w : uint4[96, 70] = dense<0>
+        const %ws : float32[3, 70] = dense<0> const %wz : uint4[3, 70] = dense<0> const %b : float32[70] = dense<0>
+        %wf = DequantizeLinear(%w, %ws, %wz) {axis = 0, block_size = 32} %y = MatMul(%x, %wf) %c = Add(%y, %b)
+        %g = Gelu(%c) %d = Sub(%r, %g) output %d })",
+     "gemv_f32_w4_block32"},
+    {"weights_of_4_bits_many_rows",
+     R"(graph "g" { input %x : float32[37, 96] input %r : float32[37, 150] const %w : int4[150, 96] = dense<0>
+        const %ws : float32[150, 6] = dense<0> const %b : float32[150] = dense<0>
+        %wf = DequantizeLinear(%w, %ws) {axis = 1, block_size = 16} %y = Gemm(%x, %wf, %b) {transB = 1, alpha = 0.5}
+        %g = Gelu(%y) %d = Add(%r, %g) output %d })",
+     "gemm_f32_w4_block16"},
+    {"weights_of_4_bits_cut_off_block",
+     R"(graph "g" { input %x : float32[2, 90] const %w : int4[90, 24] = dense<0> const %ws : float32[3, 24] = dense<0>
+        const %wz : int4[3, 24] = dense<0> %wf = DequantizeLinear(%w, %ws, %wz) {axis = 0, block_size = 32}
+        %y = MatMul(%x, %wf) output %y })",
+     "gemv_f32_w4_block32"},
+    {"weights_of_8_bits",
+     R"(graph "g" { input %x : float32[1, 90] const %w : int8[90, 24] = dense<0> const %ws : float32[24] = dense<0>
+        %wf = DequantizeLinear(%w, %ws) {axis = 1} %y = MatMul(%x, %wf) %c = Sigmoid(%y) output %c })",
+     "gemv_f32_w8_avx"},
+    {"weights_of_8_bits_many_rows",
+     R"(graph "g" { input %x : float32[20, 90] const %w : uint8[90, 24] = dense<0> const %ws : float32[] = [0.01]
+        const %wz : uint8[] = [100] %wf = DequantizeLinear(%w, %ws, %wz) %y = MatMul(%x, %wf) output %y })",
+     "gemm_f32"},
     {"quantized_depthwise_residual",
      R"(graph "g" { input %x : float32[1, 40, 9, 8] const %s : float32[] = [0.02] const %z : uint8[] = [113]
         const %w : int8[40, 1, 3, 3] = dense<0> const %ws : float32[] = [0.01]

@@ -57,6 +57,35 @@ TEST_P(ByteKernels, EncodeAndDecode) {
         }
 }
 
+TEST_P(ByteKernels, EncodesByTheScaleItself) {
+    const ByteScale scale{0.0123f, 117};
+    for (const int64_t n : {1, 7, 16, 17, 4001}) {
+        const Floats x = Floats::random(n, 5);
+        std::vector<uint8_t> y(static_cast<size_t>(n));
+        table().encode({x.data(), y.data(), scale, true}, 0, n);
+        for (int64_t i = 0; i < n; ++i)
+            ASSERT_EQ(y[static_cast<size_t>(i)],
+                      std::clamp(std::nearbyint(x[i] / scale.scale) + scale.zero, 0.0f, 255.0f))
+                << x[i];
+    }
+}
+
+TEST_P(ByteKernels, Extremes) {
+    for (const int64_t n : {1, 3, 16, 17, 63, 64, 65, 1001})
+        for (const int64_t pieces : {int64_t{1}, std::min<int64_t>(n, 3)})
+            for (const float shift : {0.0f, 5.0f, -5.0f}) {
+                Floats x = Floats::random(n, 5);
+                for (int64_t i = 0; i < n; ++i) x[i] += shift;
+                if (n > 3) x[1] = std::numeric_limits<float>::quiet_NaN();
+                std::vector<float> least(static_cast<size_t>(pieces), 77), greatest(least);
+                table().extremes({x.data(), least.data(), greatest.data(), n, pieces}, 0, pieces);
+                float low = 0, high = 0;
+                for (int64_t i = 0; i < n; ++i) low = std::fmin(low, x[i]), high = std::fmax(high, x[i]);
+                EXPECT_EQ(*std::min_element(least.begin(), least.end()), low);
+                EXPECT_EQ(*std::max_element(greatest.begin(), greatest.end()), high);
+            }
+}
+
 TEST_P(ByteKernels, Pool) {
     struct Geometry {
         int64_t kernel, stride, dilation, pad;

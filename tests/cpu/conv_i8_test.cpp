@@ -49,14 +49,14 @@ void check_conv(const ConvShape& s, Isa isa) {
     std::vector<float> scales = random_floats(s.oc, 4), bias = random_floats(s.oc, 5);
     for (float& f : scales) f = (f + 2) / (3000 * std::sqrt(static_cast<float>(group_c * s.kh * s.kw)) * kX.scale);
 
-    const ConvI8Plan to_floats(s, kResidualRelu, kX.zero, std::nullopt, isa);
-    const ConvI8Plan to_bytes(s, kResidualRelu, kX.zero, kY, isa);
+    const ConvI8Plan to_floats(s, kResidualRelu, std::nullopt, isa);
+    const ConvI8Plan to_bytes(s, kResidualRelu, kY, isa);
     AlignedFloats memory(to_floats.packed_weight_size() / 4);
     auto* packed = reinterpret_cast<int8_t*>(memory.data());
     to_floats.pack_weights(weights.data(), packed);
-    const auto floats = run<float>(to_floats, x, packed, to_floats.terms(packed, kX.scale, scales, bias), tensor, 1);
+    const auto floats = run<float>(to_floats, x, packed, to_floats.terms(packed, kX, scales, bias), tensor, 1);
     to_bytes.pack_weights(weights.data(), packed);
-    const ColumnTerms terms = to_bytes.terms(packed, kX.scale, scales, bias);
+    const ColumnTerms terms = to_bytes.terms(packed, kX, scales, bias);
     const auto bytes = run<uint8_t>(to_bytes, x, packed, terms, tensor, 1);
     for (const int threads : {2, 3})
         ASSERT_EQ(bytes, run<uint8_t>(to_bytes, x, packed, terms, tensor, threads)) << threads << " threads";
@@ -93,6 +93,27 @@ void check_conv(const ConvShape& s, Isa isa) {
     }
 }
 
+// Numbers that floats multiply exactly, so that both ways to the columns' terms give equal bits.
+void check_format_at_run_time(const ConvShape& s, Isa isa) {
+    const ByteFormat x_format{0.5F, 117};
+    const auto x = random_bytes<uint8_t>(s.n * s.h * s.w * s.c, 1);
+    const auto weights = random_bytes<int8_t>(s.oc * s.c * s.kh * s.kw, 2);
+    const std::vector<float> scales(static_cast<size_t>(s.oc), 0.25F), bias = random_floats(s.oc, 5);
+    const ConvI8Plan plan(s, {}, std::nullopt, isa);
+    AlignedFloats memory(plan.packed_weight_size() / 4);
+    auto* packed = reinterpret_cast<int8_t*>(memory.data());
+    plan.pack_weights(weights.data(), packed);
+    const ColumnTerms known = plan.terms(packed, x_format, scales, bias);
+    const ColumnTerms unit = plan.terms(packed, {1, 1}, scales, bias);
+    Guarded<std::byte> found(std::vector<std::byte>(Columns::bytes_of(unit)));
+    AlignedFloats workspace(static_cast<int64_t>(plan.workspace(1) / sizeof(float)));
+    std::vector<float> expected(static_cast<size_t>(s.n * s.oh() * s.ow() * s.oc)), got(expected);
+    ThreadPool pool(1);
+    plan.run(x.data(), packed, known, expected.data(), {}, workspace.data(), pool, 1);
+    plan.run(x.data(), packed, Columns(unit, x_format, found.data()), got.data(), {}, workspace.data(), pool, 1);
+    EXPECT_EQ(got, expected);
+}
+
 class ConvI8Test : public ::testing::TestWithParam<Isa> {
   protected:
     void check(const ConvShape& shape) { check_conv(shape, GetParam()); }
@@ -107,6 +128,11 @@ ConvShape square(int64_t size, int64_t c, int64_t oc, int64_t kernel, int64_t st
     s.stride_h = s.stride_w = stride;
     s.pad_top = s.pad_left = s.pad_bottom = s.pad_right = pad;
     return s;
+}
+
+TEST_P(ConvI8Test, FormatAtRunTime) {
+    check_format_at_run_time(square(7, 8, 24, 3, 1, 1), GetParam());
+    check_format_at_run_time(square(7, 8, 24, 1), GetParam());
 }
 
 TEST_P(ConvI8Test, Pointwise) {

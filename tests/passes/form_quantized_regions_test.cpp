@@ -60,6 +60,26 @@ TEST(FormQuantizedRegions, Golden) {
 })");
 }
 
+TEST(FormQuantizedRegions, ScalesFoundAtRunTimeAreInputs) {
+    const auto graph = after(form, R"(graph "g" {
+  input %x : float32[2, 4]
+  const %w : int8[4, 2] = [1, 2, -3, 5, 1, 2, 3, 4]
+  const %ws : float32[2] = [0.25, 0.5]
+  %q, %s, %z = DynamicQuantizeLinear(%x)
+  %a = DequantizeLinear(%q, %s, %z)
+  %wf = DequantizeLinear(%w, %ws) {axis = 1}
+  %m = MatMul(%a, %wf)
+  %r = Relu(%a)
+  output %m
+  output %r
+})");
+    const Node* region = graph->find_value("m")->producer;
+    ASSERT_EQ(region->text("kind"), "quantized") << print(*graph);
+    const Node* dynamic = graph->nodes().front().get();
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(region->input(i), dynamic->output(i));
+    EXPECT_TRUE(graph->find_value("r")->producer->is("Relu")) << "only products read such scales: " << print(*graph);
+}
+
 TEST(FormQuantizedRegions, DissolvingComputesTheSame) {
     const auto plain = parse_graph(kConvolution);
     auto regions = parse_graph(kConvolution);
@@ -111,8 +131,38 @@ TEST(FormQuantizedRegions, AResultThatIsReadTwiceStaysFloat) {
     EXPECT_TRUE(graph->nodes().back()->is("QuantizeLinear"));
 }
 
+TEST(FormQuantizedRegions, WeightsOfAProductOfFloatsAreARegion) {
+    // Blocks of scales in 8 bits beside a decoded x, one scale in 4 bits; a convolution has no such kernel.
+    const auto graph = after(form, R"(graph "g" {
+  input %x : uint8[2, 4]
+  input %image : float32[1, 2, 4, 4]
+  const %t : float32[] = [0.5]
+  const %w : int8[4, 2] = [1, 2, -3, 5, 1, 2, 3, 4]
+  const %ws : float32[2, 2] = [0.25, 0.5, 1.0, 2.0]
+  const %v : uint4[2, 4] = [1, 2, 3, 5, 1, 2, 3, 4]
+  const %f : int8[2, 2, 1, 1] = [1, 2, -3, 5]
+  %xf = DequantizeLinear(%x, %t)
+  %wf = DequantizeLinear(%w, %ws) {axis = 0, block_size = 2}
+  %a = MatMul(%xf, %wf) name "a"
+  %vf = DequantizeLinear(%v, %t)
+  %b = Gemm(%xf, %vf) {transB = 1} name "b"
+  %ff = DequantizeLinear(%f, %t)
+  %c = Conv(%image, %ff) name "c"
+  output %a
+  output %b
+  output %c
+})");
+    for (const char* product : {"a", "b"}) {
+        const Node* region = graph->find_value(product)->producer;
+        ASSERT_TRUE(region->is("Region", "planish")) << print(*graph);
+        EXPECT_EQ(region->text("kind"), "quantized");
+        EXPECT_EQ(region->subgraph("body")->nodes().size(), 2u) << "x is decoded outside";
+    }
+    EXPECT_TRUE(graph->find_value("c")->producer->is("Conv"));
+}
+
 TEST(FormQuantizedRegions, LeavesAloneWhatHasNoIntegerFactors) {
-    // Float weights; a factor whose scale is not a constant; blocks of scales; one that is decoded to another type.
+    // Float weights; a factor whose scale is not a constant.
     expect_unchanged(form, R"(graph "g" {
   input %x : uint8[1, 2, 4, 4]
   input %s : float32[]
@@ -127,16 +177,6 @@ TEST(FormQuantizedRegions, LeavesAloneWhatHasNoIntegerFactors) {
   %b = Conv(%xs, %vf)
   output %a
   output %b
-})");
-    expect_unchanged(form, R"(graph "g" {
-  input %x : uint8[2, 4]
-  const %t : float32[] = [0.5]
-  const %w : int8[4, 2] = [1, 2, -3, 5, 1, 2, 3, 4]
-  const %ws : float32[2, 2] = [0.25, 0.5, 1.0, 2.0]
-  %xf = DequantizeLinear(%x, %t)
-  %wf = DequantizeLinear(%w, %ws) {axis = 0, block_size = 2}
-  %y = MatMul(%xf, %wf)
-  output %y
 })");
 }
 

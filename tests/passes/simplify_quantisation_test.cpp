@@ -126,6 +126,34 @@ TEST(SimplifyQuantisation, JoinsBytes) {
                {"Exp float32", "Neg float32", "QuantizeLinear uint8", "QuantizeLinear uint8", "Concat uint8"});
 }
 
+TEST(SimplifyQuantisation, RelabelsBytes) {
+    // int8 that moves before it is decoded.
+    expect_ops(R"(
+  %a = QuantizeLinear(%x, %s, %i)
+  %b = Transpose(%a) {perm = [0, 2, 3, 1]}
+  %c = Reshape(%b, %flat)
+  %d = DequantizeLinear(%c, %s, %i)
+  output %d
+)",
+               {"QuantizeLinear uint8", "Transpose uint8", "Reshape uint8", "DequantizeLinear float32"});
+    // Weights around 128; around anything else they stay as they are.
+    for (const bool symmetric : {true, false}) {
+        const auto graph = after(simplify_quantisation, graph_of(R"(
+  const %w : uint8[4, 2] = [0, 128, 255, 1, 2, 3, 127, 129]
+  const %ws : float32[2] = [0.25, 0.5]
+  const %wz : uint8[2] = [128, )" + std::string(symmetric ? "128" : "127") +
+                                                                 R"(]
+  %f = DequantizeLinear(%w, %ws, %wz) {axis = 1}
+  %y = MatMul(%x, %f)
+  output %y
+)"));
+        const Node* dq = graph->find_value("f")->producer;
+        EXPECT_EQ(dq->input(0)->type.dtype, symmetric ? DType::i8 : DType::u8);
+        if (!symmetric) continue;
+        EXPECT_EQ(dq->input(0)->constant->to_doubles(), (std::vector<double>{-128, 0, 127, -127, -126, -125, -1, 1}));
+    }
+}
+
 TEST(SimplifyQuantisation, LeavesToSaturationWhatItDoes) {
     expect_ops(R"(
   %a = Neg(%x)
@@ -164,6 +192,8 @@ TEST(SimplifyQuantisation, LeavesAlone) {
              "  %a = Exp(%x)\n  %r = Relu(%a)\n  %b = QuantizeLinear(%r, %s, %zero)\n  output %b\n  output %r\n",
              // int8 that leaves the network.
              "  %a = QuantizeLinear(%x, %s, %i)\n  output %a\n",
+             // int8 whose order is read, not its numbers.
+             "  %a = QuantizeLinear(%x, %s, %i)\n  %b = ArgMax(%a)\n  output %b\n",
          })
         expect_unchanged(simplify_quantisation, graph_of(body));
 }

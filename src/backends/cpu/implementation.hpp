@@ -114,7 +114,8 @@ extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupN
 extern const Implementation kReduce, kReductionRegion, kArgExtreme, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kGather, kPad, kExpand;
 extern const Implementation kQuantizedPointwise, kQuantize, kDequantize, kQuantizedDepthwise, kQuantizedConv,
-    kQuantizedGemm, kQuantizedAttention, kQuantizedAverage, kQuantizedRowOps, kBytePool;
+    kQuantizedGemm, kQuantizedAttention, kQuantizedAverage, kQuantizedRowOps, kBytePool, kWeightOnlyGemm,
+    kDynamicQuantize, kDynamicDequantize;
 extern const Implementation kReference;
 }  // namespace families
 

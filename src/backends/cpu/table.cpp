@@ -56,14 +56,15 @@ constexpr Row kRows[] = {
     {"Pad", {&kPad, &kReference}},
     {"Gather", {&kGather, &kReference}},
     {"QuantizeLinear", {&kQuantize, &kReference}},
-    {"DequantizeLinear", {&kDequantize, &kReference}},
+    {"DequantizeLinear", {&kDequantize, &kDynamicDequantize, &kReference}},
+    {"DynamicQuantizeLinear", {&kDynamicQuantize, &kReference}},
 };
 
 // What of a region of kind "quantized" has integer kernels, by the op that names its inner node.
 constexpr Row kQuantizedRows[] = {
     {"Conv", {&kQuantizedDepthwise, &kQuantizedConv}},
-    {"Gemm", {&kQuantizedGemm}},
-    {"MatMul", {&kQuantizedGemm}},
+    {"Gemm", {&kQuantizedGemm, &kWeightOnlyGemm}},
+    {"MatMul", {&kQuantizedGemm, &kWeightOnlyGemm}},
     {"Attention", {&kQuantizedAttention}},
     {"AveragePool", {&kQuantizedAverage}},
     {"GlobalAveragePool", {&kQuantizedAverage}},

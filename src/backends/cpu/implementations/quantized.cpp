@@ -13,13 +13,16 @@ Refusal read_factors(const RegionView& region, const QuantizedRegion& quantized,
     const QuantizedRegion::Operand &a = quantized.operand(x), &b = quantized.operand(w);
     if (!a.quantization || !b.quantization || b.quantization->dtype != DType::i8 || a.quantization->dtype != DType::u8)
         return Refusal::dtype_not_handled;
-    if (!a.quantization->per_tensor() || !b.quantization->symmetric() ||
-        (!b.quantization->per_tensor() && b.quantization->axis != output_axis))
+    const bool at_run_time = a.quantization->at_run_time();
+    if ((!at_run_time && !a.quantization->per_tensor()) || !b.quantization->symmetric() ||
+        (!b.quantization->per_tensor() && !b.quantization->per_axis(output_axis)))
         return Refusal::attribute_not_handled;
     f.x = a.input;
     f.w = b.input;
     if (f.x < 0 || f.w < 0 || !region.input(f.w).is_constant()) return Refusal::weights_not_constant;
-    f.x_format = {a.quantization->scale(), a.quantization->zero()};
+    f.x_format = at_run_time ? ByteFormat{1, 1} : ByteFormat{a.quantization->scale(), a.quantization->zero()};
+    f.x_scale_input = a.quantization->scale_input;
+    f.x_zero_input = a.quantization->zero_input;
     f.weight_scales = b.quantization->scales;
     f.weight_scale_inputs = b.scale_inputs;
     return Refusal::none;

@@ -47,6 +47,7 @@ Refusal read(const RegionView& region, const Environment& environment, Convoluti
     c.shape = *shape;
 
     if (const Refusal r = read_factors(region, *quantized, 0, c); r != Refusal::none) return r;
+    if (c.at_run_time()) return Refusal::attribute_not_handled;
     c.consumed = c.weight_scale_inputs;
     c.consumed.push_back(c.w);
     c.options.x_zero = c.x_format.zero;

@@ -120,16 +120,32 @@ std::vector<int> reusable_inputs(const Terms& t) {
     return reusable_operands(alike, {t.x});
 }
 
-/// `run` is given the plan, x, the packed weights, the columns' terms, operands and the launch.
+/// How x is stored in this run.
+ByteFormat format_at_run_time(const ByteFactors& factors, const Launch& launch) {
+    const auto* zero = factors.x_zero_input < 0
+                           ? nullptr
+                           : reinterpret_cast<const uint8_t*>(launch.in[static_cast<size_t>(factors.x_zero_input)]);
+    return {*launch.f32(factors.x_scale_input), zero == nullptr ? 0 : *zero};
+}
+
+/// `run` is given the plan, x, the packed weights, the columns' terms, operands and the launch, whose
+/// first `workspace` bytes of scratch are its own.
 template <typename Plan, typename Run>
 std::unique_ptr<Kernel> make_product(const Terms& t, std::shared_ptr<const Plan> plan, const Tensor& packed,
-                                     ColumnTerms columns, const Run& run) {
-    auto kernel = make_kernel("", [plan, packed, columns = std::move(columns), x = t.x, inputs = t.epilogue.operands,
-                                   run](const Launch& launch) {
-        const float* operands[kMaxOperands + 1];
-        run(*plan, reinterpret_cast<const uint8_t*>(launch.in[static_cast<size_t>(x)]),
-            static_cast<const int8_t*>(packed.raw()), columns, operand_pointers(launch, inputs, operands), launch);
-    });
+                                     ColumnTerms terms, size_t workspace, const Run& run) {
+    const size_t scratch = (workspace + 63) / 64 * 64;
+    const size_t bytes = t.at_run_time() ? scratch + Columns::bytes_of(terms) : workspace;
+    auto kernel = make_kernel(
+        "", [plan, packed, terms = std::move(terms), factors = ByteFactors(t), inputs = t.epilogue.operands, scratch,
+             run](const Launch& launch) {
+            const float* operands[kMaxOperands + 1];
+            const Columns columns = factors.at_run_time() ? Columns(terms, format_at_run_time(factors, launch),
+                                                                    launch.workspace + scratch)
+                                                          : Columns(terms);
+            run(*plan, reinterpret_cast<const uint8_t*>(launch.in[static_cast<size_t>(factors.x)]),
+                static_cast<const int8_t*>(packed.raw()), columns, operand_pointers(launch, inputs, operands), launch);
+        });
+    kernel->workspace = bytes;
     kernel->consumed = t.consumed;
     kernel->in_place = reusable_inputs(t);
     return kernel;
@@ -173,8 +189,8 @@ std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, c
     ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format,
                                       t.weight_scales->data<float>(), t.bias_values());
     auto kernel =
-        make_product(t, plan, packed, std::move(columns),
-                     [](const GemmI8Plan& p, const uint8_t* a, const int8_t* b, const ColumnTerms& c, Operands operands,
+        make_product(t, plan, packed, std::move(columns), 0,
+                     [](const GemmI8Plan& p, const uint8_t* a, const int8_t* b, const Columns& c, Operands operands,
                         const Launch& l) { p.run(a, b, c, l.out[0], operands, *l.pool, l.threads); });
     kernel->name = fmt::format("gemm_i8_{}_nr{}_{}", result_type(t), layout.nr, to_string(environment.isa));
     kernel->flops = 2 * s.m * s.n * s.k;
@@ -215,22 +231,21 @@ std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& la
     read_conv(region, *quantized, shape, t);
     shape->x_nchw =
         layouts.inputs[static_cast<size_t>(t.x)] == Layout::plain && !layouts_coincide(region.input(t.x).dims());
-    auto plan = std::make_shared<const ConvI8Plan>(*shape, t.epilogue.ops, t.x_format.zero, t.result, environment.isa);
+    auto plan = std::make_shared<const ConvI8Plan>(*shape, t.epilogue.ops, t.result, environment.isa);
     const PackLayout& layout = plan->weight_layout();
     const Tensor packed =
         packed_bytes(region, t, environment,
                      fmt::format("conv_i8 k={} n={} nr={} vector={} segments of {}", layout.k, layout.n, layout.nr,
                                  layout.vector, plan->taps_per_segment()),
                      plan->packed_weight_size(), [&](const int8_t* w, int8_t* to) { plan->pack_weights(w, to); });
-    ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format.scale,
+    ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format,
                                       t.weight_scales->data<float>(), t.bias_values());
     auto kernel =
-        make_product(t, plan, packed, std::move(columns),
-                     [](const ConvI8Plan& p, const uint8_t* x, const int8_t* w, const ColumnTerms& c, Operands operands,
+        make_product(t, plan, packed, std::move(columns), plan->workspace(environment.threads),
+                     [](const ConvI8Plan& p, const uint8_t* x, const int8_t* w, const Columns& c, Operands operands,
                         const Launch& l) { p.run(x, w, c, l.out[0], operands, l.workspace, *l.pool, l.threads); });
     kernel->name = fmt::format("conv_i8_{}_{}x{}_nr{}_{}", result_type(t), shape->kh, shape->kw, layout.nr,
                                to_string(environment.isa));
-    kernel->workspace = plan->workspace(environment.threads);
     kernel->flops = 2 * element_count(region.output().dims()) * shape->kh * shape->kw * (shape->c / shape->groups);
     return kernel;
 }

@@ -11,18 +11,17 @@
 namespace planish::cpu {
 
 struct ConvI8Plan::Impl {
-    int x_zero;
     ByteEpilogue epilogue;
     ConvLoop loop;
 };
 
-ConvI8Plan::ConvI8Plan(const ConvShape& shape, PostOps post_ops, int x_zero, const std::optional<ByteFormat>& result,
+ConvI8Plan::ConvI8Plan(const ConvShape& shape, PostOps post_ops, const std::optional<ByteFormat>& result,
                        Isa isa, PanelWidth width) {
     if (shape.c / shape.groups * shape.kh * shape.kw > kMostByteProducts)
         fail(ErrorCode::internal, "an integer convolution whose sums may exceed 32 bits");
-    auto impl = std::make_unique<Impl>(Impl{x_zero, ByteEpilogue(std::move(post_ops), result), {}});
-    impl->loop = ConvLoop(shape, impl->epilogue.post_ops(), isa, width, false,
-                          ConvLoop::Bytes{impl->epilogue.result(), static_cast<uint8_t>(x_zero)});
+    auto impl = std::make_unique<Impl>(Impl{ByteEpilogue(std::move(post_ops), result), {}});
+    impl->loop =
+        ConvLoop(shape, impl->epilogue.post_ops(), isa, width, false, ConvLoop::Bytes{impl->epilogue.result()});
     impl_ = std::move(impl);
 }
 
@@ -54,24 +53,25 @@ void ConvI8Plan::pack_weights(const int8_t* oihw, int8_t* packed) const {
                 packed + 4 * g * weight_layout().size());
 }
 
-ColumnTerms ConvI8Plan::terms(const int8_t* packed, float x_scale, std::span<const float> scales,
+ColumnTerms ConvI8Plan::terms(const int8_t* packed, const ByteFormat& x, std::span<const float> scales,
                               std::span<const float> bias) const {
     std::vector<int32_t> sums;
     for (int64_t g = 0; g < shape().groups; ++g) {
         const std::vector<int32_t> group = column_sums(packed + 4 * g * weight_layout().size(), weight_layout());
         sums.insert(sums.end(), group.begin(), group.end());
     }
-    return impl_->epilogue.terms(sums, {x_scale, impl_->x_zero}, scales, bias);
+    return impl_->epilogue.terms(sums, x, scales, bias);
 }
 
 size_t ConvI8Plan::workspace(int max_threads) const {
     return impl_->loop.workspace(max_threads);
 }
 
-void ConvI8Plan::run(const uint8_t* x, const int8_t* packed_weights, const ColumnTerms& terms, void* y,
+void ConvI8Plan::run(const uint8_t* x, const int8_t* packed_weights, const Columns& columns, void* y,
                      std::span<const float* const> operands, void* workspace, ThreadPool& pool, int max_threads) const {
     impl_->loop.run(
-        {x, packed_weights, y, operands.data(), workspace, terms.start.data(), terms.scale.data(), terms.bias.data()},
+        {x, packed_weights, y, operands.data(), workspace, columns.start, columns.scale, columns.bias,
+         static_cast<uint8_t>(columns.zero)},
         pool, max_threads);
 }
 

@@ -21,8 +21,8 @@ namespace planish::cpu {
 /// kMostByteProducts elements.
 class ConvI8Plan {
   public:
-    /// `x_zero` is what padding reads. `result`: how y is stored in bytes; nullopt: as float32.
-    ConvI8Plan(const ConvShape& shape, PostOps post_ops, int x_zero, const std::optional<ByteFormat>& result, Isa isa,
+    /// `result`: how y is stored in bytes; nullopt: as float32.
+    ConvI8Plan(const ConvShape& shape, PostOps post_ops, const std::optional<ByteFormat>& result, Isa isa,
                PanelWidth width = {});
     ~ConvI8Plan();
     ConvI8Plan(ConvI8Plan&&) noexcept;
@@ -37,12 +37,12 @@ class ConvI8Plan {
     int64_t packed_weight_size() const;
     void pack_weights(const int8_t* oihw, int8_t* packed) const;
     /// What `run` is to be given for these weights: see ByteEpilogue::terms.
-    ColumnTerms terms(const int8_t* packed, float x_scale, std::span<const float> scales,
+    ColumnTerms terms(const int8_t* packed, const ByteFormat& x, std::span<const float> scales,
                       std::span<const float> bias) const;
 
     size_t workspace(int max_threads) const;
     /// Operands as for GemmI8Plan::run.
-    void run(const uint8_t* x, const int8_t* packed_weights, const ColumnTerms& terms, void* y,
+    void run(const uint8_t* x, const int8_t* packed_weights, const Columns& columns, void* y,
              std::span<const float* const> operands, void* workspace, ThreadPool& pool, int max_threads) const;
 
   private:

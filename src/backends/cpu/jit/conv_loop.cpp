@@ -72,7 +72,6 @@ ConvLoop::ConvLoop(const ConvShape& shape, const PostOps& post_ops, Isa isa, Pan
     if (bytes) {
         element_ = 1;
         y_element_ = bytes->result.bytes ? 1 : 4;
-        pad_ = bytes->x_zero;
     }
     const bool has_pads = (s.pad_top | s.pad_left | s.pad_bottom | s.pad_right) != 0;
     const bool pointwise = s.kh == 1 && s.kw == 1;
@@ -121,10 +120,11 @@ size_t ConvLoop::workspace(int max_threads) const {
     return static_cast<size_t>(scratch_bytes() * std::max(1, max_threads));
 }
 
-/// Padded lines [first, first + lines) of one image, in coordinates of the padded image, to `scratch`.
-void ConvLoop::copy_lines(const std::byte* x, int64_t first, int64_t lines, std::byte* scratch) const {
+/// Padded lines [first, first + lines) of one image, in coordinates of the padded image, to `scratch`. Each byte of a
+/// padding pixel is `x_zero`.
+void ConvLoop::copy_lines(const std::byte* x, uint8_t x_zero, int64_t first, int64_t lines, std::byte* scratch) const {
     const ConvShape& s = shape_;
-    const auto pad = [&](std::byte* to, int64_t bytes) { std::memset(to, pad_, static_cast<size_t>(bytes)); };
+    const auto pad = [&](std::byte* to, int64_t bytes) { std::memset(to, x_zero, static_cast<size_t>(bytes)); };
     const auto copy = [](std::byte* to, const std::byte* from, int64_t bytes) {
         std::memcpy(to, from, static_cast<size_t>(bytes));
     };
@@ -208,7 +208,7 @@ void ConvLoop::run_block(const Call& call, std::byte* scratch, int64_t image, in
     t.c_line = s.ow() * s.y_pixel_stride * y_element_;
     const std::byte* a = image_x + first_line * s.stride_h * line_;
     if (padded_) {
-        copy_lines(image_x, first_line * s.stride_h, padded_lines(lines), scratch);
+        copy_lines(image_x, call.x_zero, first_line * s.stride_h, padded_lines(lines), scratch);
         a = scratch;
     }
     const int64_t y_offset = (image * s.oh() + first_line) * s.ow() * s.y_pixel_stride;

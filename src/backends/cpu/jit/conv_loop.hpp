@@ -23,7 +23,6 @@ class ConvLoop {
     /// Of images in bytes; else elements are floats.
     struct Bytes {
         ByteResult result;
-        uint8_t x_zero = 0;  ///< what padding reads
     };
     struct Call {
         const void* x = nullptr;
@@ -34,6 +33,7 @@ class ConvLoop {
         // Of images in bytes, for all output channels.
         const int32_t* start = nullptr;
         const float *scale = nullptr, *bias = nullptr;
+        uint8_t x_zero = 0;  ///< what padding reads
     };
 
     ConvLoop() = default;
@@ -56,7 +56,7 @@ class ConvLoop {
   private:
     int64_t padded_lines(int64_t lines) const;
     int64_t scratch_bytes() const;
-    void copy_lines(const std::byte* x, int64_t first, int64_t lines, std::byte* scratch) const;
+    void copy_lines(const std::byte* x, uint8_t x_zero, int64_t first, int64_t lines, std::byte* scratch) const;
     TileLoop::Call tile_call(const Call& call) const;
     TileLoop::Call group_call(const Call& call, TileLoop::Call part, const std::byte* x, int64_t y_offset,
                               int64_t group) const;
@@ -68,7 +68,6 @@ class ConvLoop {
     TileLoop loop_;
     bool flat_ = false;    ///< every output pixel is one row at a constant stride: a plain matrix product
     bool padded_ = false;  ///< lines are first copied into padded ones in the workspace
-    uint8_t pad_ = 0;      ///< each byte of a padding pixel
     int64_t block_lines_ = 1;
     // In bytes.
     int64_t element_ = 4, y_element_ = 4;

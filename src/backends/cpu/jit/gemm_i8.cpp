@@ -71,7 +71,7 @@ ColumnTerms GemmI8Plan::terms(const int8_t* packed, const ByteFormat& a, std::sp
     return impl_->epilogue.terms(column_sums(packed, b_layout()), a, scales, bias);
 }
 
-void GemmI8Plan::run(const uint8_t* a, const int8_t* packed_b, const ColumnTerms& terms, void* c,
+void GemmI8Plan::run(const uint8_t* a, const int8_t* packed_b, const Columns& columns, void* c,
                      std::span<const float* const> operands, ThreadPool& pool, int max_threads) const {
     const GemmShape& s = impl_->shape;
     const TileLoop& loop = impl_->loop;
@@ -83,9 +83,9 @@ void GemmI8Plan::run(const uint8_t* a, const int8_t* packed_b, const ColumnTerms
     call.segment_offsets = kOneSegment;
     call.lda = s.lda;
     call.ldc = s.ldc * loop.problem().c_element();
-    call.start = terms.start.data();
-    call.scale = terms.scale.data();
-    call.bias = terms.bias.data();
+    call.start = columns.start;
+    call.scale = columns.scale;
+    call.bias = columns.bias;
     const auto m = static_cast<double>(s.m), n = static_cast<double>(s.n), k = static_cast<double>(s.k);
     const double useful = std::max({1.0, m * n * k / kProductsPerThread, n * k / kBytesPerThread});
     const int threads = static_cast<int>(std::min<double>(useful, std::min(max_threads, pool.size())));

@@ -38,7 +38,7 @@ class GemmI8Plan {
     /// `operands[i]` is what PostOp::operand == i refers to: n floats for a channel operand, a matrix of floats or
     /// bytes with C's row stride for a tensor operand (which may be C itself if its elements are as large). No
     /// allocation.
-    void run(const uint8_t* a, const int8_t* packed_b, const ColumnTerms& terms, void* c,
+    void run(const uint8_t* a, const int8_t* packed_b, const Columns& columns, void* c,
              std::span<const float* const> operands, ThreadPool& pool, int max_threads) const;
 
   private:

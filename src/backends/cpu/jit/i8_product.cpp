@@ -51,7 +51,8 @@ ColumnTerms ByteEpilogue::terms(std::span<const int32_t> sums, const ByteFormat&
                                 std::span<const float> bias) const {
     constexpr size_t kVector = 16;
     const size_t n = sums.size();
-    ColumnTerms t{std::vector<int32_t>(n + kVector), std::vector<float>(n + kVector), std::vector<float>(n + kVector)};
+    ColumnTerms t{std::vector<int32_t>(n + kVector), std::vector<float>(n + kVector), std::vector<float>(n + kVector),
+                  a.zero};
     for (size_t j = 0; j < n; ++j) {
         const double scale = scales[scales.size() == 1 ? 0 : j];
         const double shift = bias.empty() ? 0 : bias[bias.size() == 1 ? 0 : j];
@@ -60,6 +61,17 @@ ColumnTerms ByteEpilogue::terms(std::span<const int32_t> sums, const ByteFormat&
         t.bias[j] = static_cast<float>(shift * factor_ + shift_);
     }
     return t;
+}
+
+Columns::Columns(const ColumnTerms& unit, const ByteFormat& a, std::byte* memory) : Columns(unit) {
+    const size_t n = unit.start.size();
+    auto* starts = reinterpret_cast<int32_t*>(memory);
+    auto* scales = reinterpret_cast<float*>(starts + n);
+    for (size_t j = 0; j < n; ++j) starts[j] = a.zero * unit.start[j];
+    for (size_t j = 0; j < n; ++j) scales[j] = a.scale * unit.scale[j];
+    start = starts;
+    scale = scales;
+    zero = a.zero;
 }
 
 std::vector<int64_t> packed_rows(int64_t segments, int64_t bytes) {

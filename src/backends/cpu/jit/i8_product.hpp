@@ -1,6 +1,7 @@
 // What integer products have in common: the packed form of their weights, the terms of their columns, their result.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -26,6 +27,21 @@ constexpr int64_t kMostByteProducts = int64_t{1} << 16;
 struct ColumnTerms {
     std::vector<int32_t> start;
     std::vector<float> scale, bias;
+    int zero = 0;  ///< of A: what padding reads
+};
+
+/// ColumnTerms as a run takes them.
+struct Columns {
+    Columns(const ColumnTerms& terms)  // NOLINT(google-explicit-constructor): the same under another owner
+        : start(terms.start.data()), scale(terms.scale.data()), bias(terms.bias.data()), zero(terms.zero) {}
+    /// Those of an A whose format is known at run time, from the terms of `unit`, an A of scale 1 and zero 1: start is
+    /// linear in the one, scale in the other. `memory`: bytes_of(terms) of them, 64-byte aligned.
+    Columns(const ColumnTerms& unit, const ByteFormat& a, std::byte* memory);
+    static size_t bytes_of(const ColumnTerms& terms) { return terms.start.size() * (sizeof(int32_t) + sizeof(float)); }
+
+    const int32_t* start;
+    const float *scale, *bias;
+    int zero;
 };
 
 /// Post-ops and the format of the result, with what can be merged merged. For a result in bytes,

@@ -13,9 +13,11 @@ PLANISH_INLINE Vec decoded(Vec stored, const ByteScale& s) {
 }
 
 // Saturation is left to the bounds: those are integers, so that rounding commutes with it. NaN becomes 0.
+PLANISH_INLINE Vec saturated(Vec quanta, const ByteScale& s) {
+    return round_even(max(min(Vec::all(255 - s.zero), quanta), Vec::all(-s.zero))) + Vec::all(s.zero);
+}
 PLANISH_INLINE Vec encoded(Vec real, const ByteScale& s) {
-    const Vec quanta = min(Vec::all(255 - s.zero), real * Vec::all(1 / s.scale));
-    return round_even(max(quanta, Vec::all(-s.zero))) + Vec::all(s.zero);
+    return saturated(real * Vec::all(1 / s.scale), s);
 }
 
 PLANISH_INLINE Vec load_bytes(const uint8_t* p, int64_t n) {
@@ -32,9 +34,48 @@ PLANISH_INLINE void store_bytes(Vec v, uint8_t* p, int64_t n) {
 }
 
 inline void encode(const EncodeArgs& args, int64_t begin, int64_t end) {
-    for_vectors(end - begin, [&](int64_t i, int64_t n) {
-        store_bytes(encoded(load(args.input + begin + i, n), args.scale), args.output + begin + i, n);
-    });
+    const float* input = args.input + begin;
+    uint8_t* output = args.output + begin;
+    if (args.divide) {
+        const Vec scale = Vec::all(args.scale.scale);
+        for_vectors(end - begin, [&](int64_t i, int64_t n) {
+            store_bytes(saturated(load(input + i, n) / scale, args.scale), output + i, n);
+        });
+        return;
+    }
+    for_vectors(end - begin,
+                [&](int64_t i, int64_t n) { store_bytes(encoded(load(input + i, n), args.scale), output + i, n); });
+}
+
+inline void extremes(const ExtremesArgs& args, int64_t begin, int64_t end) {
+    constexpr int kChains = 4;  // enough to hide the latency of a maximum
+    for (int64_t piece = begin; piece < end; ++piece) {
+        const int64_t first = args.n * piece / args.pieces, count = args.n * (piece + 1) / args.pieces - first;
+        const float* x = args.input + first;
+        Vec least[kChains], greatest[kChains];
+        for (int c = 0; c < kChains; ++c) least[c] = greatest[c] = Vec::zero();
+        int64_t i = 0;
+        for (; i + kChains * Vec::kWidth <= count; i += kChains * Vec::kWidth)
+            for (int c = 0; c < kChains; ++c) {
+                const Vec v = Vec::load(x + i + c * Vec::kWidth);
+                least[c] = min(v, least[c]);
+                greatest[c] = max(v, greatest[c]);
+            }
+        for_vectors(count - i, [&](int64_t j, int64_t n) {
+            const Vec v = load(x + i + j, n);
+            least[0] = min(v, least[0]);
+            greatest[0] = max(v, greatest[0]);
+        });
+        float low[Vec::kWidth], high[Vec::kWidth];
+        min(min(least[0], least[1]), min(least[2], least[3])).store(low);
+        max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])).store(high);
+        for (int lane = 1; lane < Vec::kWidth; ++lane) {
+            low[0] = low[lane] < low[0] ? low[lane] : low[0];
+            high[0] = high[lane] > high[0] ? high[lane] : high[0];
+        }
+        args.least[piece] = low[0];
+        args.greatest[piece] = high[0];
+    }
 }
 
 inline void decode(const DecodeArgs& args, int64_t begin, int64_t end) {
@@ -202,6 +243,7 @@ inline void byte_transpose(const ByteTransposeArgs& args, int64_t begin, int64_t
 inline void put_bytes(KernelTable& table) {
     table.byte_pool = byte_pool;
     table.encode = encode;
+    table.extremes = extremes;
     table.decode = decode;
     table.byte_transpose = byte_transpose;
 }

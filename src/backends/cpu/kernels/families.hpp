@@ -24,6 +24,7 @@ int64_t attention_key_block(const AttentionArgs& args);
     void add_attention(KernelTable& table); \
     void add_blocks(KernelTable& table);    \
     void add_bytes(KernelTable& table);     \
+    void add_weights(KernelTable& table);   \
     }
 PLANISH_DECLARE_FAMILIES(baseline)
 PLANISH_DECLARE_FAMILIES(avx2)

@@ -38,6 +38,7 @@ const KernelTable& kernels(Isa isa) {
             avx512::add_byte_attention(t);
             avx512::add_blocks(t);
             avx512::add_bytes(t);
+            avx512::add_weights(t);
             return t;
         }();
         return table;
@@ -51,6 +52,7 @@ const KernelTable& kernels(Isa isa) {
             avx2::add_byte_attention(t);
             avx2::add_blocks(t);
             avx2::add_bytes(t);
+            avx2::add_weights(t);
             return t;
         }();
         return table;
@@ -62,6 +64,7 @@ const KernelTable& kernels(Isa isa) {
         baseline::add_attention(t);
         baseline::add_blocks(t);
         baseline::add_bytes(t);
+        baseline::add_weights(t);
         return t;
     }();
     return table;

@@ -128,12 +128,52 @@ struct EncodeArgs {
     const float* input = nullptr;
     uint8_t* output = nullptr;
     ByteScale scale;
+    bool divide = false;  ///< by the scale itself, not with its rounded reciprocal
+};
+/// The least and the greatest of 0 and the elements, NaN passed over. Items: pieces of the n elements.
+struct ExtremesArgs {
+    const float* input = nullptr;
+    float *least = nullptr, *greatest = nullptr;  ///< one for each piece
+    int64_t n = 0, pieces = 1;
 };
 /// Bytes to reals. Items: elements.
 struct DecodeArgs {
     const uint8_t* input = nullptr;
     float* output = nullptr;
     ByteScale scale;
+};
+
+/// B[k x n] of reals = scale * (code - zero), where `block` rows of a column have one scale and one zero point. Codes
+/// are of 4 or 8 bits without sign. They lie in panels of kPanel columns; a panel is a matrix of words, whose word (i,
+/// j) holds column j's codes of the rows from i * rows_per_word() on, the first one in the lowest bits. Where a block
+/// ends within a word, it is the last one. What lies past k or n is read and counts for nothing.
+struct CodedWeights {
+    static constexpr int64_t kPanel = 16;
+    const uint32_t* codes = nullptr;  ///< panels() * words() * kPanel
+    const float* scales = nullptr;    ///< panels() * blocks() * kPanel
+    const uint8_t* zeros = nullptr;   ///< likewise
+    int64_t k = 0, n = 0, block = 0;
+    int bits = 4;
+
+    int64_t rows_per_word() const { return 32 / bits; }
+    int64_t words() const { return (k + rows_per_word() - 1) / rows_per_word(); }
+    int64_t blocks() const { return (k + block - 1) / block; }
+    int64_t panels() const { return (n + kPanel - 1) / kPanel; }
+};
+/// C[m x n] = A[m x k] * B. Items: panels. Codes are decoded once for a few rows of A: for small m.
+struct CodedProductArgs {
+    CodedWeights b;
+    const float* a = nullptr;
+    float* c = nullptr;
+    int64_t m = 0, lda = 0, ldc = 0;
+};
+/// B to floats: row r of the panels of one call, side by side, goes to output + r * row_stride, whole panels whatever n
+/// is. Rows are written in order, so that of rows closer together than they are long the first floats are kept.
+/// Items: panels.
+struct DecodeWeightsArgs {
+    CodedWeights b;
+    float* output = nullptr;
+    int64_t row_stride = 0;
 };
 
 /// TransposeArgs of bytes.
@@ -298,7 +338,10 @@ struct KernelTable {
     void (*block_add)(const BlockAddArgs&, int64_t begin, int64_t end) = nullptr;
     void (*byte_pool)(const BytePoolArgs&, int64_t begin, int64_t end) = nullptr;
     void (*encode)(const EncodeArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*extremes)(const ExtremesArgs&, int64_t begin, int64_t end) = nullptr;
     void (*decode)(const DecodeArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*coded_product)(const CodedProductArgs&, int64_t begin, int64_t end) = nullptr;
+    void (*decode_weights)(const DecodeWeightsArgs&, int64_t begin, int64_t end) = nullptr;
     void (*byte_transpose)(const ByteTransposeArgs&, int64_t begin, int64_t end) = nullptr;
 };
 
