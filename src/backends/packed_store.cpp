@@ -11,7 +11,7 @@ Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const Pac
     const PackedSource* stored = packed_source(*constant);
     if (stored != nullptr && stored->packing() == packing) return stored->packed();
     return get(constant, to_string(packing), packing.size(),
-               [&](std::span<float> packed) { packing.pack(constant->data<float>().data(), packed.data(), threads); });
+               [&](std::span<float> packed) { packing.pack(constant->raw(), packed.data(), threads); });
 }
 
 Tensor PackedStore::get(const std::shared_ptr<const Tensor>& constant, const std::string& layout,

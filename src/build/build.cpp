@@ -362,7 +362,7 @@ class Builder {
         std::map<int64_t, std::vector<Value*>> by_size;
         for (Value* value : contents_->graph->values())
             if (value->is_constant() && value->constant->bytes() >= kLeastBytes &&
-                value->constant->dtype() == DType::f32)
+                (value->constant->dtype() == DType::f32 || value->constant->dtype() == DType::i8))
                 by_size[value->constant->bytes()].push_back(value);
         const auto packing_of = [&](const Value* value) {
             const auto it = wanted.find(value->constant.get());

@@ -13,9 +13,10 @@ namespace planish::plan {
 inline constexpr char kMagic[8] = {'P', 'L', 'A', 'N', 'I', 'S', 'H', '\0'};
 // A plan has the first version that knows what it holds, so that readers as old as that take it.
 inline constexpr uint32_t kPlainVersion = 1;
-inline constexpr uint32_t kPackedVersion = 2;  // packed weights
-inline constexpr uint32_t kSparseVersion = 3;  // compressed weights
-inline constexpr uint32_t kFormatVersion = kSparseVersion;
+inline constexpr uint32_t kPackedVersion = 2;       // packed weights
+inline constexpr uint32_t kSparseVersion = 3;       // compressed weights
+inline constexpr uint32_t kPackedBytesVersion = 4;  // packed int8 weights
+inline constexpr uint32_t kFormatVersion = kPackedBytesVersion;
 inline constexpr uint64_t kAlignment = 64;
 inline constexpr size_t kInlineLimit = 256;  // tensors up to this many bytes lie in the description
 inline constexpr int kMaxNesting = 32;       // graphs inside graphs

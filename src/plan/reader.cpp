@@ -167,20 +167,22 @@ class Reader {
     /// Weights in the order of a kernel. Constants that share a blob share what is made of it.
     Tensor read_packed(const fbs::TensorData& t, const fbs::Packing& p, Dims dims, int64_t elements,
                        const std::string& name) {
-        const Packing packing{p.k(), p.n(), p.groups(), p.taps(), p.nr(), p.vector(), p.transposed()};
-        if (read_dtype(t.dtype()) != DType::f32 || t.blob() < 0 || !packing.is_valid_for(elements))
+        const Packing packing{p.k(),      p.n(),          p.groups(), p.taps(),    p.nr(),
+                              p.vector(), p.transposed(), p.bytes(),  p.segments()};
+        if (read_dtype(t.dtype()) != packing.dtype() || t.blob() < 0 || !packing.is_valid_for(elements))
             damaged("constant '" + name + "' of shape " + to_string(dims) + " cannot be packed as " +
                     to_string(packing));
         const std::span<const std::byte> bytes = blob_of(t, name);
         if (bytes.size() != static_cast<size_t>(packing.size()) * sizeof(float))
             damaged("constant '" + name + "' packed as " + to_string(packing) + " needs " +
-                    std::to_string(packing.size()) + " floats and has " + std::to_string(bytes.size()) + " bytes");
+                    std::to_string(packing.size()) + " elements of four bytes and has " + std::to_string(bytes.size()) +
+                    " bytes");
         auto& known = packed_[t.blob()];
         for (const auto& source : known)
-            if (source->packing() == packing) return Tensor(DType::f32, std::move(dims), source);
+            if (source->packing() == packing) return Tensor(packing.dtype(), std::move(dims), source);
         known.push_back(std::make_shared<const PackedSource>(
             Tensor(DType::f32, {packing.size()}, bytes.data(), keep_alive_), packing));
-        return Tensor(DType::f32, std::move(dims), known.back());
+        return Tensor(packing.dtype(), std::move(dims), known.back());
     }
 
     /// Weights that are mostly zero.

@@ -150,8 +150,9 @@ class DescriptionWriter {
             return fbs::CreateTensorData(builder_, dtype, dims, -1, 0, strings(tensor.strings()));
         if (const PackedSource* stored = packed_source(tensor)) {
             const Packing& p = stored->packing();
-            version_ = std::max(version_, kPackedVersion);
-            const auto packing = fbs::CreatePacking(builder_, p.k, p.n, p.groups, p.taps, p.nr, p.vector, p.transposed);
+            version_ = std::max(version_, p.bytes ? kPackedBytesVersion : kPackedVersion);
+            const auto packing = fbs::CreatePacking(builder_, p.k, p.n, p.groups, p.taps, p.nr, p.vector, p.transposed,
+                                                    p.bytes, p.segments);
             return fbs::CreateTensorData(
                 builder_, dtype, dims,
                 blobs_.add(stored->packed().raw(), static_cast<size_t>(stored->packed().bytes())), 0, 0, packing);

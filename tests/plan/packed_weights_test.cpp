@@ -69,6 +69,49 @@ TEST(Packing, IsUndoneBitForBitAndTheSameOnAnyNumberOfThreads) {
     }
 }
 
+//                                 k    n   groups taps nr vector transposed bytes segments
+constexpr Packing kBytePackings[] = {
+    {7, 40, 1, 1, 16, 8, false, true, 1},     {64, 48, 1, 1, 48, 16, false, true, 1},
+    {34, 1000, 1, 1, 64, 16, true, true, 1},  {2, 3, 1, 1, 32, 8, true, true, 1},  // less than a step
+    {9 * 6, 20, 1, 9, 24, 8, true, true, 3},                                       // a 3x3 convolution, row by row
+    {9 * 4, 10, 3, 9, 16, 16, true, true, 9},                                      // in groups
+    {512, 768, 1, 1, 32, 16, false, true, 1}};
+
+std::vector<int8_t> random_bytes(int64_t count) {
+    std::mt19937 generator(1);
+    std::vector<int8_t> values(static_cast<size_t>(count));
+    for (int8_t& v : values) v = static_cast<int8_t>(generator());
+    return values;
+}
+
+Tensor packed_form(const Packing& packing, const std::vector<int8_t>& source, int threads = 1) {
+    Tensor packed(DType::f32, {packing.size()});
+    packing.pack(source.data(), packed.raw(), threads);
+    return packed;
+}
+
+TEST(BytePacking, IsUndoneAndKnowsItsColumnSums) {
+    for (const Packing& p : kBytePackings) {
+        ASSERT_TRUE(p.is_valid_for(p.source_size())) << to_string(p);
+        const std::vector<int8_t> source = random_bytes(p.source_size());
+        const Tensor packed = packed_form(p, source);
+        EXPECT_EQ(std::memcmp(packed.raw(), packed_form(p, source, 4).raw(), static_cast<size_t>(packed.bytes())), 0);
+        std::vector<int8_t> back(source.size());
+        p.unpack(packed.raw(), back.data());
+        EXPECT_EQ(back, source) << to_string(p);
+        const auto sums = p.column_sums(packed.raw());
+        ASSERT_EQ(static_cast<int64_t>(sums.size()), p.groups * p.n);
+        for (int64_t g = 0; g < p.groups; ++g)
+            for (int64_t column = 0; column < p.n; ++column) {
+                int32_t sum = 0;
+                for (int64_t row = 0; row < p.k; ++row)
+                    sum += source[static_cast<size_t>(g * p.k * p.n +
+                                                      (p.transposed ? column * p.k + row : row * p.n + column))];
+                EXPECT_EQ(sums[static_cast<size_t>(g * p.n + column)], sum) << to_string(p) << " column " << column;
+            }
+    }
+}
+
 PlanContents plan_with(const Tensor& weights) {
     PlanContents contents;
     contents.graph = std::make_unique<Graph>("g");
@@ -111,6 +154,27 @@ TEST(PackedPlan, IsReadInPlaceAndUnpackedWhenAsked) {
     EXPECT_TRUE(std::ranges::equal(constants[1]->data<float>(), source));
     EXPECT_EQ(constants[0]->at_double(41), source[41]);
     EXPECT_TRUE(identical(constants[0]->clone(), Tensor::from<float>(source, {30, 40})));
+}
+
+TEST(PackedPlan, BytesAreReadInPlaceToo) {
+    const Packing packing{30, 40, 1, 1, 16, 8, false, true, 1};
+    const std::vector<int8_t> source = random_bytes(packing.source_size());
+    PlanContents before;
+    before.graph = std::make_unique<Graph>("g");
+    Value* x = before.graph->add_input("x", {Kind::tensor, DType::f32, Shape{Dim(2), Dim(30)}});
+    Value* w = before.graph->add_constant("w", packed_constant({30, 40}, packed_form(packing, source), packing));
+    Value* s = before.graph->add_constant("s", Tensor::from<float>(std::vector<float>{0.5F}, {}));
+    Node* dq = before.graph->add_node("DequantizeLinear", {w, s});
+    before.graph->add_output(before.graph->add_node("MatMul", {x, dq->output()})->output());
+    const auto bytes = write_bytes(before);
+    const PlanContents after = read(bytes, nullptr);
+    EXPECT_EQ(write_bytes(after), bytes);
+    const auto constant = after.graph->find_value("w")->constant;
+    PackedStore store;
+    EXPECT_EQ(store.get(constant, packing, 1).raw(), packed_source(*constant)->packed().raw());
+    EXPECT_FALSE(packed_source(*constant)->is_made());
+    EXPECT_EQ(constant->dtype(), DType::i8);
+    EXPECT_TRUE(std::ranges::equal(constant->data<int8_t>(), source));
 }
 
 TEST(PackedPlan, OthersAreWrittenInTheFormatThatOlderReadersTake) {
@@ -171,19 +235,22 @@ TEST(PackedPlan, DescriptorsThatDoNotFitAreDamage) {
     };
     EXPECT_EQ(code_of(good), ErrorCode::internal);
     constexpr int64_t kHuge = int64_t{1} << 62;
-    const Packing hostile[] = {{30, 40, 1, 1, 0, 8, false},        // no columns in a panel
-                               {30, 40, 1, 1, 16, 0, false},       // no floats in a vector
-                               {30, 40, 1, 1, -16, -8, false},     //
-                               {30, 40, 1, 1, 20, 8, false},       // not whole vectors
-                               {30, 40, 1, 1, 16, 16, false},      // more floats than there are
-                               {30, 40, 1, 1, 1 << 30, 8, false},  //
-                               {30, 41, 1, 1, 16, 8, false},       // not the constant's elements
-                               {-30, -40, 1, 1, 16, 8, false},     //
-                               {30, 40, 0, 1, 16, 8, false},       //
-                               {30, 40, 1, 0, 16, 8, true},        //
-                               {30, 40, 1, 7, 16, 8, true},        // taps that do not divide k
-                               {30, 40, 1, 5, 16, 8, false},       // taps of a matrix that is not transposed
-                               {kHuge, 4, 1, 1, 16, 8, false},     // products that overflow
+    const Packing hostile[] = {{30, 40, 1, 1, 0, 8, false},         // no columns in a panel
+                               {30, 40, 1, 1, 16, 0, false},        // no floats in a vector
+                               {30, 40, 1, 1, -16, -8, false},      //
+                               {30, 40, 1, 1, 20, 8, false},        // not whole vectors
+                               {30, 40, 1, 1, 16, 16, false},       // more floats than there are
+                               {30, 40, 1, 1, 1 << 30, 8, false},   //
+                               {30, 41, 1, 1, 16, 8, false},        // not the constant's elements
+                               {30, 40, 1, 1, 16, 8, false, true},  // not its element type
+                               {30, 40, 1, 1, 16, 8, false, false, 3},
+                               {30, 40, 1, 1, 16, 8, true, true, 7},
+                               {-30, -40, 1, 1, 16, 8, false},  //
+                               {30, 40, 0, 1, 16, 8, false},    //
+                               {30, 40, 1, 0, 16, 8, true},     //
+                               {30, 40, 1, 7, 16, 8, true},     // taps that do not divide k
+                               {30, 40, 1, 5, 16, 8, false},    // taps of a matrix that is not transposed
+                               {kHuge, 4, 1, 1, 16, 8, false},  // products that overflow
                                {kHuge, kHuge, 1200, 1, 16, 8, false}};
     for (const Packing& packing : hostile) EXPECT_EQ(code_of(packing), ErrorCode::invalid_plan) << to_string(packing);
 }

@@ -98,3 +98,27 @@ def test_a_processor_of_less_reads_the_plan(model, tmp_path):
     subprocess.run(command, check=True, env={**os.environ, "PLANISH_MAX_ISA": "avx2"})
     want = planish.load(path, device="cpu:avx2")(image(1))
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want)
+
+
+@pytest.mark.parametrize("built_for", TARGETS)
+def test_int8_weights_too(model, built_for):
+    plan = planish.build(
+        model,
+        target=built_for,
+        precision="int8",
+        calibration=[image(batch)[:1] for batch in range(1, 9)],
+        progress=False,
+        optimization_level=1,
+    )
+    assert [row["after"] for row in plan.report["precision"]].count("int8") == len(WEIGHTS)
+    # A quarter of the floats, column sums and the padding of panels.
+    assert len(bytes(plan)) <= 0.3 * BYTES + 65_536
+    engine = planish.load(bytes(plan), device=built_for)
+    want = engine(image(1))
+    # The depthwise filters are all that is packed at load; 1/40 of the weights, in 16 bits.
+    assert engine.info["packed_bytes"] <= 0.05 * BYTES
+    for device in TARGETS:
+        # Sums are exact; the roundings before a byte is stored may differ between instruction sets: a step of 1/255.
+        np.testing.assert_allclose(
+            planish.load(bytes(plan), device=device)(image(1)), want, atol=np.abs(want).max() / 64
+        )

@@ -14,8 +14,8 @@ namespace planish::cpu {
 
 /// x in bytes with one scale, symmetric constant weights with one scale or one for each output channel.
 struct ByteFactors {
-    int x = -1, w = -1;                  ///< inputs of the region
-    ByteFormat x_format;                 ///< 1 and 1 where found at run time
+    int x = -1, w = -1;                         ///< inputs of the region
+    ByteFormat x_format;                        ///< 1 and 1 where found at run time
     int x_scale_input = -1, x_zero_input = -1;  ///< of the region, where found at run time
 
     bool at_run_time() const { return x_scale_input >= 0; }

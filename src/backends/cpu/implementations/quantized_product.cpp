@@ -102,15 +102,6 @@ std::string_view result_type(const Terms& t) {
     return t.result ? "u8" : "f32";
 }
 
-/// Packed bytes from the environment's store, which counts in floats.
-Tensor packed_bytes(const RegionView& region, const Terms& t, const Environment& environment, const std::string& form,
-                    int64_t bytes, const std::function<void(const int8_t*, int8_t*)>& pack) {
-    const auto weights = region.constant(&region.input(t.w));
-    return environment.transformed_weights(weights, form, bytes / 4, [&](std::span<float> to) {
-        pack(weights->data<int8_t>().data(), reinterpret_cast<int8_t*>(to.data()));
-    });
-}
-
 /// The inputs whose memory the result may take over: tensor operands with elements as large.
 std::vector<int> reusable_inputs(const Terms& t) {
     Epilogue alike;
@@ -135,16 +126,15 @@ std::unique_ptr<Kernel> make_product(const Terms& t, std::shared_ptr<const Plan>
                                      ColumnTerms terms, size_t workspace, const Run& run) {
     const size_t scratch = (workspace + 63) / 64 * 64;
     const size_t bytes = t.at_run_time() ? scratch + Columns::bytes_of(terms) : workspace;
-    auto kernel = make_kernel(
-        "", [plan, packed, terms = std::move(terms), factors = ByteFactors(t), inputs = t.epilogue.operands, scratch,
-             run](const Launch& launch) {
-            const float* operands[kMaxOperands + 1];
-            const Columns columns = factors.at_run_time() ? Columns(terms, format_at_run_time(factors, launch),
-                                                                    launch.workspace + scratch)
-                                                          : Columns(terms);
-            run(*plan, reinterpret_cast<const uint8_t*>(launch.in[static_cast<size_t>(factors.x)]),
-                static_cast<const int8_t*>(packed.raw()), columns, operand_pointers(launch, inputs, operands), launch);
-        });
+    auto kernel = make_kernel("", [plan, packed, terms = std::move(terms), factors = ByteFactors(t),
+                                   inputs = t.epilogue.operands, scratch, run](const Launch& launch) {
+        const float* operands[kMaxOperands + 1];
+        const Columns columns = factors.at_run_time()
+                                    ? Columns(terms, format_at_run_time(factors, launch), launch.workspace + scratch)
+                                    : Columns(terms);
+        run(*plan, reinterpret_cast<const uint8_t*>(launch.in[static_cast<size_t>(factors.x)]),
+            static_cast<const int8_t*>(packed.raw()), columns, operand_pointers(launch, inputs, operands), launch);
+    });
     kernel->workspace = bytes;
     kernel->consumed = t.consumed;
     kernel->in_place = reusable_inputs(t);
@@ -180,14 +170,11 @@ std::unique_ptr<Kernel> compile_gemm(const RegionView& region, const Layouts&, c
     const GemmShape& s = product->shape;
     auto plan = std::make_shared<const GemmI8Plan>(s, t.epilogue.ops, t.result, environment.isa);
     const PackLayout& layout = plan->b_layout();
-    const int64_t row = product->transposed ? s.k : s.n;
-    const Tensor packed = packed_bytes(
-        region, t, environment,
-        fmt::format("gemm_i8 k={} n={} nr={} vector={} transposed={:d}", s.k, s.n, layout.nr, layout.vector,
-                    product->transposed),
-        4 * layout.size(), [&](const int8_t* b, int8_t* to) { plan->pack(b, row, product->transposed, to); });
-    ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format,
-                                      t.weight_scales->data<float>(), t.bias_values());
+    const Packing packing{
+        .k = s.k, .n = s.n, .nr = layout.nr, .vector = layout.vector, .transposed = product->transposed, .bytes = true};
+    const Tensor packed = environment.packed_weights(region.constant(&region.input(t.w)), packing);
+    ColumnTerms columns =
+        plan->terms(packing.column_sums(packed.raw()), t.x_format, t.weight_scales->data<float>(), t.bias_values());
     auto kernel =
         make_product(t, plan, packed, std::move(columns), 0,
                      [](const GemmI8Plan& p, const uint8_t* a, const int8_t* b, const Columns& c, Operands operands,
@@ -233,13 +220,19 @@ std::unique_ptr<Kernel> compile_conv(const RegionView& region, const Layouts& la
         layouts.inputs[static_cast<size_t>(t.x)] == Layout::plain && !layouts_coincide(region.input(t.x).dims());
     auto plan = std::make_shared<const ConvI8Plan>(*shape, t.epilogue.ops, t.result, environment.isa);
     const PackLayout& layout = plan->weight_layout();
-    const Tensor packed =
-        packed_bytes(region, t, environment,
-                     fmt::format("conv_i8 k={} n={} nr={} vector={} segments of {}", layout.k, layout.n, layout.nr,
-                                 layout.vector, plan->taps_per_segment()),
-                     plan->packed_weight_size(), [&](const int8_t* w, int8_t* to) { plan->pack_weights(w, to); });
-    ColumnTerms columns = plan->terms(static_cast<const int8_t*>(packed.raw()), t.x_format,
-                                      t.weight_scales->data<float>(), t.bias_values());
+    const int64_t taps = shape->kh * shape->kw;
+    const Packing packing{.k = shape->c / shape->groups * taps,
+                          .n = shape->oc / shape->groups,
+                          .groups = shape->groups,
+                          .taps = taps,
+                          .nr = layout.nr,
+                          .vector = layout.vector,
+                          .transposed = true,
+                          .bytes = true,
+                          .segments = taps / plan->taps_per_segment()};
+    const Tensor packed = environment.packed_weights(region.constant(&region.input(t.w)), packing);
+    ColumnTerms columns =
+        plan->terms(packing.column_sums(packed.raw()), t.x_format, t.weight_scales->data<float>(), t.bias_values());
     auto kernel =
         make_product(t, plan, packed, std::move(columns), plan->workspace(environment.threads),
                      [](const ConvI8Plan& p, const uint8_t* x, const int8_t* w, const Columns& c, Operands operands,

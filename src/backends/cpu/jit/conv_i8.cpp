@@ -15,8 +15,8 @@ struct ConvI8Plan::Impl {
     ConvLoop loop;
 };
 
-ConvI8Plan::ConvI8Plan(const ConvShape& shape, PostOps post_ops, const std::optional<ByteFormat>& result,
-                       Isa isa, PanelWidth width) {
+ConvI8Plan::ConvI8Plan(const ConvShape& shape, PostOps post_ops, const std::optional<ByteFormat>& result, Isa isa,
+                       PanelWidth width) {
     if (shape.c / shape.groups * shape.kh * shape.kw > kMostByteProducts)
         fail(ErrorCode::internal, "an integer convolution whose sums may exceed 32 bits");
     auto impl = std::make_unique<Impl>(Impl{ByteEpilogue(std::move(post_ops), result), {}});
@@ -60,6 +60,11 @@ ColumnTerms ConvI8Plan::terms(const int8_t* packed, const ByteFormat& x, std::sp
         const std::vector<int32_t> group = column_sums(packed + 4 * g * weight_layout().size(), weight_layout());
         sums.insert(sums.end(), group.begin(), group.end());
     }
+    return terms(sums, x, scales, bias);
+}
+
+ColumnTerms ConvI8Plan::terms(std::span<const int32_t> sums, const ByteFormat& x, std::span<const float> scales,
+                              std::span<const float> bias) const {
     return impl_->epilogue.terms(sums, x, scales, bias);
 }
 
@@ -69,10 +74,9 @@ size_t ConvI8Plan::workspace(int max_threads) const {
 
 void ConvI8Plan::run(const uint8_t* x, const int8_t* packed_weights, const Columns& columns, void* y,
                      std::span<const float* const> operands, void* workspace, ThreadPool& pool, int max_threads) const {
-    impl_->loop.run(
-        {x, packed_weights, y, operands.data(), workspace, columns.start, columns.scale, columns.bias,
-         static_cast<uint8_t>(columns.zero)},
-        pool, max_threads);
+    impl_->loop.run({x, packed_weights, y, operands.data(), workspace, columns.start, columns.scale, columns.bias,
+                     static_cast<uint8_t>(columns.zero)},
+                    pool, max_threads);
 }
 
 }  // namespace planish::cpu

@@ -39,6 +39,9 @@ class ConvI8Plan {
     /// What `run` is to be given for these weights: see ByteEpilogue::terms.
     ColumnTerms terms(const int8_t* packed, const ByteFormat& x, std::span<const float> scales,
                       std::span<const float> bias) const;
+    /// As above, given B's column sums, group after group.
+    ColumnTerms terms(std::span<const int32_t> sums, const ByteFormat& x, std::span<const float> scales,
+                      std::span<const float> bias) const;
 
     size_t workspace(int max_threads) const;
     /// Operands as for GemmI8Plan::run.

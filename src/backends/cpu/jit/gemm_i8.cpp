@@ -68,7 +68,12 @@ void GemmI8Plan::pack(const int8_t* b, int64_t ldb, bool transposed, int8_t* pac
 
 ColumnTerms GemmI8Plan::terms(const int8_t* packed, const ByteFormat& a, std::span<const float> scales,
                               std::span<const float> bias) const {
-    return impl_->epilogue.terms(column_sums(packed, b_layout()), a, scales, bias);
+    return terms(column_sums(packed, b_layout()), a, scales, bias);
+}
+
+ColumnTerms GemmI8Plan::terms(std::span<const int32_t> sums, const ByteFormat& a, std::span<const float> scales,
+                              std::span<const float> bias) const {
+    return impl_->epilogue.terms(sums, a, scales, bias);
 }
 
 void GemmI8Plan::run(const uint8_t* a, const int8_t* packed_b, const Columns& columns, void* c,

@@ -34,6 +34,9 @@ class GemmI8Plan {
     /// What `run` is to be given for this B: see ByteEpilogue::terms.
     ColumnTerms terms(const int8_t* packed, const ByteFormat& a, std::span<const float> scales,
                       std::span<const float> bias) const;
+    /// As above, given B's column sums, group after group.
+    ColumnTerms terms(std::span<const int32_t> sums, const ByteFormat& a, std::span<const float> scales,
+                      std::span<const float> bias) const;
 
     /// `operands[i]` is what PostOp::operand == i refers to: n floats for a channel operand, a matrix of floats or
     /// bytes with C's row stride for a tensor operand (which may be C itself if its elements are as large). No

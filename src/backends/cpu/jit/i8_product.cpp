@@ -89,7 +89,27 @@ std::vector<int64_t> packed_rows(int64_t segments, int64_t bytes) {
 
 void pack_i8(const int8_t* b, std::span<const int64_t> offsets, int64_t column_stride, const PackLayout& layout,
              int8_t* packed) {
+    pack_i8_panels(b, offsets, column_stride, layout, 0, layout.panels(), packed);
+}
+
+void unpack_i8(const int8_t* packed, std::span<const int64_t> offsets, int64_t column_stride, const PackLayout& layout,
+               int8_t* b) {
     for (int64_t panel = 0; panel < layout.panels(); ++panel) {
+        const int64_t width = layout.width(panel), columns = std::min<int64_t>(layout.nr, layout.n - panel * layout.nr);
+        const int8_t* from = packed + layout.panel_offset(panel) * 4;
+        int8_t* to = b + panel * layout.nr * column_stride;
+        for (int64_t row = 0; row < 4 * layout.k; ++row) {
+            const int64_t at = offsets[static_cast<size_t>(row)];
+            if (at < 0) continue;
+            for (int64_t j = 0; j < columns; ++j)
+                to[at + j * column_stride] = from[row / 4 * 4 * width + 4 * j + row % 4];
+        }
+    }
+}
+
+void pack_i8_panels(const int8_t* b, std::span<const int64_t> offsets, int64_t column_stride, const PackLayout& layout,
+                    int64_t first, int64_t last, int8_t* packed) {
+    for (int64_t panel = first; panel < last; ++panel) {
         const int64_t width = layout.width(panel), columns = std::min<int64_t>(layout.nr, layout.n - panel * layout.nr);
         const int8_t* from = b + panel * layout.nr * column_stride;
         int8_t* to = packed + layout.panel_offset(panel) * 4;

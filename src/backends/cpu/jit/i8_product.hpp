@@ -76,6 +76,12 @@ std::vector<int64_t> packed_rows(int64_t segments, int64_t bytes);
 /// `offsets` are the row_offset of each entry of packed_rows, or -1. `packed` has 4 * layout.size() bytes.
 void pack_i8(const int8_t* b, std::span<const int64_t> offsets, int64_t column_stride, const PackLayout& layout,
              int8_t* packed);
+/// As pack_i8, of panels [first, last) only: the unit of parallel packing.
+void pack_i8_panels(const int8_t* b, std::span<const int64_t> offsets, int64_t column_stride, const PackLayout& layout,
+                    int64_t first, int64_t last, int8_t* packed);
+/// The inverse of pack_i8.
+void unpack_i8(const int8_t* packed, std::span<const int64_t> offsets, int64_t column_stride, const PackLayout& layout,
+               int8_t* b);
 
 /// Of the columns of a packed B.
 std::vector<int32_t> column_sums(const int8_t* packed, const PackLayout& layout);
