@@ -8,6 +8,7 @@
 
 from ._api import Context, Engine, Plan, TensorInfo, build, export_onnx, load
 from ._errors import Error
+from ._images import images
 from ._planish import __version__
 from ._prune import Pruned, prune
 from ._sparsify import Sparsified, sparsify
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "build",
     "export_onnx",
+    "images",
     "load",
     "prune",
     "sparsify",

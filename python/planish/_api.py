@@ -302,7 +302,7 @@ def build(
     ranges = _shape_ranges(shapes)
     if output is not None:
         _planish.check_writable(os.fspath(output))
-    sample_feeds, calibration_feeds = feeds_of(samples or ()), feeds_of(samples_of(calibration))
+    sample_feeds, calibration_feeds = feeds_of(samples or ()), feeds_of(samples_of(calibration, model))
     options = {
         "calibration": [f.rows for f in calibration_feeds],
         "calibration_method": calibration_method,

@@ -74,7 +74,7 @@ def prune(
         raise Error("invalid_argument", "ratio and speedup are both given", "give one of them")
     if scope not in ("global", "layer"):
         raise Error("invalid_argument", f"unknown scope {scope!r}", "scopes are global, layer")
-    feeds = feeds_of(samples_of(calibration))
+    feeds = feeds_of(samples_of(calibration, model))
     gradient_feeds = feeds_of([gradients] if gradients else ())
     options = {
         "ratio": 0.5 if ratio is None else float(ratio),

@@ -268,3 +268,55 @@ def test_quantised_models_from_elsewhere(tmp_path):
             expected = ort.InferenceSession(path).run(None, {"x": image})[0]
             step = np.abs(expected).max() / 128
             np.testing.assert_allclose(planish.load(plan)(image), expected, atol=2 * step)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i, (height, width) in enumerate([(40, 60), (60, 40), (32, 32)]):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image_module.fromarray(pixels).save(folder / f"{i}.{'jpg' if i == 1 else 'png'}")
+    image_module.fromarray(np.full((24, 24, 3), (255, 0, 51), np.uint8)).save(folder / "9_red.png")
+    return folder
+
+
+def test_images_follow_the_shape_of_the_input(photographs):
+    red = (np.array([1.0, 0.0, 0.2]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    *_, last = planish.images(photographs, ["N", 3, 16, 12])
+    assert (last.shape, last.dtype) == ((1, 3, 16, 12), np.float32)
+    np.testing.assert_allclose(last, np.broadcast_to(red.reshape(3, 1, 1), (1, 3, 16, 12)), rtol=1e-5)
+    *_, last = planish.images(photographs, [1, 16, 12, 3], channels="bgr")
+    np.testing.assert_allclose(last, np.broadcast_to(red[::-1], (1, 16, 12, 3)), rtol=1e-5)
+    *_, last = planish.images(photographs, [1, 3, "H", "W"], size=(8, 8), scale=1, mean=0, std=1, fit="stretch")
+    np.testing.assert_array_equal(last[0, :, 3, 4], [255, 0, 51])
+    *_, last = planish.images(photographs, [1, 8, 8, 3], dtype=np.uint8)
+    np.testing.assert_array_equal(last[0, 3, 4], [255, 0, 51])
+    assert len(list(planish.images(photographs, [1, 1, 16, 16]))) == 4
+    with pytest.raises(planish.Error, match="takes no images"):
+        list(planish.images(photographs, [1, 128]))
+    with pytest.raises(planish.Error, match="open"):
+        list(planish.images(photographs, [1, 3, "H", "W"]))
+    with pytest.raises(planish.Error, match="no images"):
+        list(planish.images(photographs / "missing", [1, 3, 8, 8]))
+
+
+def test_calibration_from_a_folder_of_images(photographs, tmp_path, monkeypatch):
+    """The same plan from the folder, from the images themselves and from the command line."""
+    from planish.__main__ import main
+
+    data = [{"x": image} for image in planish.images(photographs, [1, 3, 16, 16])]
+    plan = build(calibration=data)
+    assert build(calibration=photographs).bytes() == plan.bytes()
+    onnx.save(network(), tmp_path / "m.onnx")
+    options = ["--optimization-level", "1", "--timing-cache", "none", "-o", str(tmp_path / "m.plan")]
+    words = ["planish", "quantize", str(tmp_path / "m.onnx"), "--calib", str(photographs), *options]
+    monkeypatch.setattr("sys.argv", words)
+    assert main() == 0
+    x = images(1, 2)[0]
+    np.testing.assert_array_equal(planish.load(tmp_path / "m.plan", "cpu")(x), planish.load(plan, "cpu")(x))
+    monkeypatch.setattr("sys.argv", [*words, "--image", "colour=red"])
+    assert main() == 1
+    monkeypatch.setattr("sys.argv", [*words, "--image", "fit=stretch"])
+    assert main() == 0
