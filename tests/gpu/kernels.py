@@ -32,10 +32,21 @@ def held(x: np.ndarray, precision: str) -> np.ndarray:
 
 
 class Case:
-    """A chain of nodes on inputs of fixed shapes; `terms`: how many products a sum has."""
+    """A chain of nodes on inputs of fixed shapes; `terms`: how many products a sum has; `quantum`: what two results may
+    differ by, because they are rounded to its multiples."""
 
-    def __init__(self, name: str, nodes: list[bytes], inputs: dict, output: list[int], weights: dict, terms: int = 1):
+    def __init__(
+        self,
+        name: str,
+        nodes: list[bytes],
+        inputs: dict,
+        output: list[int],
+        weights: dict,
+        terms: int = 1,
+        quantum: float = 0,
+    ):
         self.name, self.nodes, self.inputs, self.output, self.terms = name, nodes, inputs, output, terms
+        self.quantum = quantum
         rng = np.random.default_rng(len(name))
         self.weights = {
             key: value if isinstance(value, np.ndarray) else rng.standard_normal(value)
@@ -85,6 +96,48 @@ def conv(
     return Case(name + " +" * residual, nodes, inputs, output, weights, channels // group * kernel * kernel)
 
 
+def excitation(images: int, channels: int, hidden: int, size: int) -> Case:
+    """The pool, two 1x1 convolutions and the product of a squeeze-and-excitation block."""
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["s"]),
+        node("Conv", ["s", "w", "b"], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("Conv", ["r", "v", "d"], ["g"]),
+        node("Sigmoid", ["g"], ["t"]),
+        node("Mul", ["x", "t"], ["y"]),
+    ]
+    shape = [images, channels, size, size]
+    weights = {"w": (hidden, channels, 1, 1), "b": (hidden,), "v": (channels, hidden, 1, 1), "d": (channels,)}
+    return Case(f"excitation {images}x{channels} {hidden} {size}", nodes, {"x": shape}, shape, weights, channels)
+
+
+def bytes_conv(channels: int, size: int, out: int, kernel: int, group: int = 1) -> Case:
+    """Q, DQ, Conv, Relu, Q, DQ: on integers."""
+    rng = np.random.default_rng(7)
+    quantum = 0.02 * 0.01 * 74 * 60 * np.sqrt(channels // group) * kernel / 32  # a fair part of the range is used
+    weights = {
+        "q": rng.integers(-127, 128, (out, channels // group, kernel, kernel)).astype(np.int8),
+        "u": np.full(out, 0.01),
+        "b": (out,),
+        "s": np.array(0.02),
+        "z": np.array(131, np.uint8),
+        "t": np.array(quantum),
+        "o": np.array(101, np.uint8),
+    }
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        node("DequantizeLinear", ["q", "u"], ["w"], axis=0),
+        node("Conv", ["xd", "w", "b"], ["c"], pads=[kernel // 2] * 4, group=group),
+        node("Relu", ["c"], ["r"]),
+        node("QuantizeLinear", ["r", "t", "o"], ["yq"]),
+        node("DequantizeLinear", ["yq", "t", "o"], ["y"]),
+    ]
+    shape = [2, channels, size, size]
+    name = f"bytes {channels}x{size} to {out} {kernel}x{kernel} g{group}"
+    return Case(name, nodes, {"x": shape}, [2, out, size, size], weights, 1, float(quantum))
+
+
 def conv_transpose(channels: int, size: int, out: int, kernel: int, stride: int) -> Case:
     nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[stride] * 2, pads=[1] * 4)]
     to = (size - 1) * stride + kernel - 2
@@ -125,6 +178,14 @@ def cases() -> list[Case]:
         conv(2, 3, (33, 41), 24, 7, stride=2),
         conv(1, 3, (32, 48), 20, 4, stride=4),
         conv(2, 24, (15, 13), 24, 5, group=24),
+        conv(3, 48, (37, 41), 48, 3, group=48, residual=True),
+        conv(2, 32, (22, 31), 32, 3, stride=2, group=32),
+        excitation(2, 96, 8, 11),
+        excitation(1, 1152, 48, 7),
+        bytes_conv(64, 9, 72, 3),
+        bytes_conv(48, 14, 40, 1),
+        bytes_conv(3, 21, 24, 3),
+        bytes_conv(24, 11, 24, 3, group=24),
         conv_transpose(16, 9, 12, 4, 2),
         attention(3, 61, 130, 64),
         attention(2, 1, 300, 128),
@@ -177,6 +238,7 @@ def check(case: Case, precision: str, feeds: dict, expected: np.ndarray, build: 
         # GELU, tanh and the exponentials of 16-bit plans are good to 2^-16 (kernels/math.cuh).
         functions = 2.0**-14 if unit > 2.0**-24 else 2.0**-20
         tolerance = (3 * case.terms * 2.0**-24 + functions) * largest + 1.01 * unit * np.abs(expected) + 2.0**-24
+        tolerance += 1.001 * case.quantum
         excess = np.abs(actual - expected) / tolerance
         worst = float(np.nanmax(excess)) if np.isfinite(actual).all() else float("nan")
         assert worst <= 1, f"error {worst:.3g} times the tolerance at {np.unravel_index(excess.argmax(), excess.shape)}"
