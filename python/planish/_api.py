@@ -266,8 +266,8 @@ def build(
     target: "cpu", "cpu:avx2", "cpu:avx512", "cuda" (this machine's GPU, else sm_90a), "cuda:sm_80", ..., or a list of
         them: one plan for all. Building for a GPU needs NVRTC (pip install nvidia-cuda-nvrtc nvidia-cuda-runtime), but
         no GPU; without one, tactics are chosen by a cost model and nothing is verified.
-    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32). Of the
-        CPU: "fp32", or "int8", which needs calibration.
+    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32), or
+        "int8". Of the CPU: "fp32" or "int8". "int8" needs calibration.
     shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
     calibration: real inputs for precision "int8", 100 or so: an iterable of dicts by input name (a model of one input:
         of arrays), a folder of .npz (a sample each) or .npy files (for a model of one input), or an .npz whose arrays

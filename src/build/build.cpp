@@ -37,9 +37,6 @@ const BuildOptions& checked(const BuildOptions& options) {
              "give one, and an optimization level of 2 or more");
     if (options.precision == "fp32") return options;
     if (options.precision == "int8") {
-        if (gpu)
-            fail(ErrorCode::unsupported, "precision 'int8' is not available on GPUs in this version",
-                 "build for the CPU, or for a GPU with tf32, fp16 or bf16");
         if (options.calibration.samples.empty() && !options.calibration.next)
             fail(ErrorCode::invalid_argument, "precision 'int8' needs calibration data, and none was given",
                  "give 100 or so real inputs: --calib FOLDER or FILE.npz, calibration= in Python, "

@@ -230,7 +230,7 @@ Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
         ->take_all()
         ->allow_extra_args(false);
     verb->add_option("--precision", options->build.precision,
-                     "Of GPU targets: fp32 (default), tf32, fp16, bf16; of the CPU: fp32, int8 (with --calib)");
+                     "Of GPU targets: fp32 (default), tf32, fp16, bf16, int8 (with --calib); of the CPU: fp32, int8");
     CalibrationOptions& calibration = options->build.calibration;
     verb->add_option(
         "--calib", options->calibration,

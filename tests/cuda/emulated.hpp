@@ -27,6 +27,8 @@ inline Tensor random_tensor(const Type& type, unsigned seed, DType storage) {
     for (int64_t i = 0; i < tensor.size(); ++i)
         tensor.set_double(i, type.dtype == DType::f32       ? normal(random)
                              : type.dtype == DType::boolean ? static_cast<double>(random() % 2)
+                             : type.dtype == DType::u8      ? static_cast<double>(random() % 256)
+                             : type.dtype == DType::i8      ? static_cast<double>(random() % 255) - 127
                                                             : static_cast<double>(random() % 7) - 3);
     if (type.dtype != DType::f32 || storage == DType::f32) return tensor;
     // What memory can hold: the reference computes from the same values.
@@ -154,9 +156,12 @@ inline void run_emulated(const std::vector<EmulatedRun>& runs,
             for (int64_t e = 0; e < want.size(); ++e)
                 if (std::isfinite(want.at_double(e))) largest = std::max(largest, std::fabs(want.at_double(e)));
             const bool real = value.type.dtype == DType::f32;
+            // Rounded to bytes, a number that lies close to the middle of two may become either; few do.
+            int64_t others = value.type.dtype == DType::u8 ? 1 + want.size() / 1000 : 0;
             for (int64_t e = 0; e < want.size(); ++e) {
                 const double g = got.at_double(e), w = want.at_double(e);
                 if (g == w || (std::isnan(g) && std::isnan(w))) continue;
+                if (std::fabs(g - w) == 1 && others-- > 0) continue;
                 ASSERT_LE(std::fabs(g - w), real ? tolerance(run, w, largest) : 0.0)
                     << name << " " << run.kernel.name << " output " << i << " element " << e << ": " << g << ", not "
                     << w;

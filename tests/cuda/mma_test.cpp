@@ -24,6 +24,7 @@ struct Subject {
         : layout(layout) {
         graph = parse_graph("graph \"g\" {\n" + text + "}");
         passes::form_regions(*graph);
+        passes::form_quantized_regions(*graph);
         unsigned seed = 100;
         for (Value* value : graph->nodes().front()->inputs())
             if (value != nullptr && value->is_constant() && value->constant->size() > 4 &&
@@ -36,8 +37,12 @@ struct Subject {
         environment.packed = &packed;
         region.emplace(*graph->nodes().front());
     }
-    Refusal refusal() const { return families::kMma.can_implement(*region, environment); }
-    std::vector<Tactic> tactics() const { return families::kMma.tactics(*region, environment); }
+    const Implementation& implementation() const {
+        const bool bytes = region->has_body() && region->node().text("kind") == "quantized";
+        return bytes ? families::kByteMma : families::kMma;
+    }
+    Refusal refusal() const { return implementation().can_implement(*region, environment); }
+    std::vector<Tactic> tactics() const { return implementation().tactics(*region, environment); }
     Formats formats() const {
         std::vector<Format> available;
         for (const Value* value : region->node().inputs()) {
@@ -45,10 +50,10 @@ struct Subject {
             available.push_back(
                 {image ? layout : Layout::plain, value != nullptr ? environment.stored_as(*value) : DType::undefined});
         }
-        return families::kMma.formats(*region, available, environment);
+        return implementation().formats(*region, available, environment);
     }
     CudaKernel compile(std::string_view tactic) const {
-        return families::kMma.compile(*region, formats(), tactic, environment);
+        return implementation().compile(*region, formats(), tactic, environment);
     }
 
     Layout layout;
@@ -187,19 +192,56 @@ std::vector<Case> cases() {
     };
 }
 
-// Sums of at most 768 exact products in float32, in any order, each term below three times the largest result; then
+/// Factors in bytes; results in bytes, too, or in floats.
+std::vector<Case> byte_cases() {
+    const auto x = [](const std::string& dims) {
+        return "const %sx : float32[] = [0.02]\nconst %zx : uint8[] = [131]\ninput %xq : uint8[" + dims +
+               "]\n%x = DequantizeLinear(%xq, %sx, %zx)\n";
+    };
+    const auto w = [](const std::string& dims, const std::string& columns, int axis) {
+        return "const %wq : int8[" + dims + "] = dense<0>\nconst %sw : float32[" + columns +
+               "] = dense<0>\n%w = DequantizeLinear(%wq, %sw) {axis = " + std::to_string(axis) + "}\n" +
+               weights("b", columns);
+    };
+    const auto y = [](const std::string& last) {
+        return "const %sy : float32[] = [40.0]\nconst %zy : uint8[] = [101]\n%y = QuantizeLinear(%" + last +
+               ", %sy, %zy)\noutput %y\n";
+    };
+    return {
+        {"window",
+         x("2, 32, 11, 9") + w("40, 32, 3, 3", "40", 0) + "%c = Conv(%x, %w, %b) {pads = [1, 1, 1, 1]}\n" + y("c")},
+        {"residual", x("2, 48, 9, 7") + w("40, 48, 1, 1", "40", 0) +
+                         "const %sr : float32[] = [30.0]\nconst %zr : uint8[] = [7]\ninput %rq : uint8[2, 40, 9, 7]\n"
+                         "%r = DequantizeLinear(%rq, %sr, %zr)\n%c = Conv(%x, %w, %b)\n%a = Add(%c, %r)\n"
+                         "%t = Relu(%a)\n" +
+                         y("t")},
+        {"rows", x("3, 50, 96") + w("96, 136", "136", 1) + floats("r", "3, 50, 136") +
+                     "%m = MatMul(%x, %w)\n%c = Add(%m, %b)\n%y = Add(%c, %r)\noutput %y\n"},
+        {"odd", x("21, 200") + w("30, 200", "30", 0) + "%c = Gemm(%x, %w, %b) {transB = 1, alpha = 0.5}\n" + y("c")},
+        {"split", x("16, 1024") + w("72, 1024", "72", 0) + "%c = Gemm(%x, %w, %b) {transB = 1}\n" + y("c")},
+        {"groups", x("1, 64, 8, 7") + w("48, 32, 3, 3", "48", 0) +
+                       "%c = Conv(%x, %w, %b) {group = 2, strides = [2, 2], pads = [1, 0, 1, 1]}\n%t = Relu(%c)\n" +
+                       y("t")},
+        {"stem",
+         x("1, 3, 21, 19") + w("24, 3, 3, 3", "24", 0) +
+             "%c = Conv(%x, %w, %b) {strides = [2, 2], pads = [1, 1, 1, 1]}\n%t = Relu(%c)\n" + y("t"),
+         Layout::plain},
+    };
+}
+
+// Sums of at most 1024 exact products in float32, in any order, each term below three times the largest result; then
 // rounded to storage.
 double tolerance(const EmulatedRun& run, double want, double largest) {
     const double rounding = run.storage == DType::f32 ? 0x1p-24 : run.storage == DType::f16 ? 0x1p-11 : 0x1p-8;
-    return 768 * 0x1p-24 * std::max(1.0, largest) + 1.01 * rounding * std::fabs(want) + 0x1p-24;
+    return 1024 * 0x1p-24 * std::max(1.0, largest) + 1.01 * rounding * std::fabs(want) + 0x1p-24;
 }
 
 /// Every `every`-th tactic of each case, beginning with another one for each.
-void emulate(DType storage, size_t every) {
+void emulate(const std::vector<Case>& cases, DType storage, size_t every) {
     std::vector<std::unique_ptr<Subject>> subjects;
     std::vector<EmulatedRun> runs;
     size_t number = 0;
-    for (const Case& c : cases()) {
+    for (const Case& c : cases) {
         subjects.push_back(std::make_unique<Subject>(c.graph, "sm_80", storage, c.layout));
         Subject& subject = *subjects.back();
         if (subject.refusal() != Refusal::none) {
@@ -223,13 +265,16 @@ void emulate(DType storage, size_t every) {
 }
 
 TEST(MmaEmulated, HalvesAgreeWithTheReference) {
-    emulate(DType::f16, 2);
+    emulate(cases(), DType::f16, 2);
 }
 TEST(MmaEmulated, BrainFloatsAgreeWithTheReference) {
-    emulate(DType::bf16, 5);
+    emulate(cases(), DType::bf16, 5);
 }
 TEST(MmaEmulated, Tf32AgreesWithTheReference) {
-    emulate(DType::f32, 3);
+    emulate(cases(), DType::f32, 3);
+}
+TEST(MmaEmulated, BytesAgreeWithTheReference) {
+    emulate(byte_cases(), DType::f16, 3);
 }
 
 // ---- Resources ------------------------------------------------------------------------------------------------------
@@ -241,10 +286,11 @@ TEST_P(MmaResources, EveryTileCompilesWithinItsBounds) {
     const std::string_view arch = GetParam();
     const size_t every = arch == "sm_80" ? 1 : 3;
     std::set<std::string> names;
+    const std::string bytes = byte_cases().front().graph;
     for (const auto& [text, storage] :
          {std::pair(gemm(4096, 4096, 1024), DType::f16), std::pair(conv(128, 64, 56, 64, 3, 1), DType::bf16),
           std::pair(conv(8, 256, 14, 256, 3, 1), DType::f32), std::pair(conv(1, 512, 7, 512, 3, 1), DType::f16),
-          std::pair(gemm(1, 1000, 2048), DType::f16), std::pair(kStem, DType::f16)}) {
+          std::pair(gemm(1, 1000, 2048), DType::f16), std::pair(kStem, DType::f16), std::pair(bytes, DType::f16)}) {
         const Subject subject(text, arch, storage, text == kStem ? Layout::plain : Layout::channels_last);
         size_t number = 0;
         for (const Tactic& tactic : subject.tactics()) {
@@ -255,7 +301,7 @@ TEST_P(MmaResources, EveryTileCompilesWithinItsBounds) {
             const auto binary = compile_kernel(launch.spec, subject.environment.arch);
             EXPECT_LE(binary->resources.registers, launch.spec.max_registers) << kernel.name;
             EXPECT_EQ(binary->resources.spilled_bytes, 0) << kernel.name;
-            EXPECT_GE(count_instructions(*binary, kHmma), 4u) << kernel.name;
+            EXPECT_GE(count_instructions(*binary, text == bytes ? kImma : kHmma), 4u) << kernel.name;
         }
     }
 }

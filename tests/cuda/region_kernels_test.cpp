@@ -48,6 +48,15 @@ std::vector<Case> cases() {
         "input %p : bool[1, 1, 9]\n" + floats("x", "2, 5, 9") +
             "const %c : float32[] = [-3.0e38]\n%y = Where(%p, %x, %c)\noutput %y\n");
     add("cast", "pointwise", "input %x : int64[4, 96]\n%y = Cast(%x) {to = 1}\noutput %y\n");
+    // What stands around a quantised region that no kernel takes, and one that is point-wise.
+    const std::string scales = "const %s : float32[] = [0.05]\nconst %z : uint8[] = [117]\n";
+    add("encode", "pointwise", floats("x", "5, 37") + scales + "%y = QuantizeLinear(%x, %s, %z)\noutput %y\n");
+    add("decode", "pointwise", "input %x : uint8[5, 37]\n" + scales + "%y = DequantizeLinear(%x, %s, %z)\noutput %y\n");
+    add("bytes", "pointwise",
+        "input %xq : uint8[2, 16, 5, 7]\ninput %zq : uint8[2, 16, 5, 7]\n" + scales +
+            "%x = DequantizeLinear(%xq, %s, %z)\n%u = DequantizeLinear(%zq, %s, %z)\n%a = Add(%x, %u)\n"
+            "%r = Relu(%a)\n%y = QuantizeLinear(%r, %s, %z)\noutput %y\n",
+        true);
     add("compare", "pointwise", floats("x", "33") + floats("z", "33") + "%y = Less(%x, %z)\noutput %y\n");
     for (const char* n : {"10", "64", "197", "768", "1000", "4096", "50257", "100000"}) {
         add(std::string("softmax_") + n, "softmax_rows",
@@ -126,6 +135,35 @@ std::vector<Case> cases() {
         true);
     add("pad_inner", "pad", floats("x", "3, 5") + "const %p : int64[4] = [0, 1, 0, 2]\n%y = Pad(%x, %p)\noutput %y\n");
     add("gather", "gather", floats("x", "100, 64") + "input %i : int64[2, 7]\n%y = Gather(%x, %i)\noutput %y\n");
+    const std::string indices = "input %i : int64[";
+    add("gather_elements", "elements",
+        floats("x", "5, 9, 6") + indices + "5, 4, 6]\n%y = GatherElements(%x, %i) {axis = 1}\noutput %y\n");
+    add("scatter_elements", "elements",
+        floats("x", "7, 9") + indices + "3, 8]\n" + floats("u", "3, 8") +
+            "%y = ScatterElements(%x, %i, %u) {axis = -1}\noutput %y\n");
+    add("gather_nd", "tuples", floats("x", "5, 6, 24") + indices + "3, 4, 2]\n%y = GatherND(%x, %i)\noutput %y\n");
+    add("gather_nd_elements", "tuples",
+        "input %x : int64[5, 6]\ninput %i : int32[7, 2]\n%y = GatherND(%x, %i)\noutput %y\n");
+    add("scatter_nd", "tuples",
+        floats("x", "8, 5") + indices + "3, 1]\n" + floats("u", "3, 5") + "%y = ScatterND(%x, %i, %u)\noutput %y\n");
+    for (const char* attributes : {"", " {exclusive = 1}", " {reverse = 1}", " {exclusive = 1, reverse = 1}"})
+        add(std::string("cum_sum") + attributes, "cum_sum",
+            "input %x : int64[3, 40, 5]\nconst %a : int64[] = [1]\n%y = CumSum(%x, %a)" + std::string(attributes) +
+                "\noutput %y\n");
+    add("cum_sum_floats", "cum_sum",
+        floats("x", "4, 50") + "const %a : int64[] = [-1]\n%y = CumSum(%x, %a)\noutput %y\n");
+    for (const char* n : {"5", "100", "1500"})
+        add(std::string("top_k_") + n, "top_k",
+            floats("x", std::string("3, ") + n) + "const %k : int64[1] = [4]\n%y, %i = TopK(%x, %k) {largest = " +
+                (n[0] == '5' ? "0" : "1") + "}\noutput %y\noutput %i\n");
+    for (const char* mode : {"DCR", "CRD"})
+        add(std::string("depth_to_space_") + mode, "rearrange",
+            floats("x", "2, 24, 5, 3") + "%y = DepthToSpace(%x) {blocksize = 2, mode = \"" + mode + "\"}\noutput %y\n",
+            true);
+    add("space_to_depth", "rearrange",
+        floats("x", "2, 5, 6, 4") + "%y = SpaceToDepth(%x) {blocksize = 2}\noutput %y\n");
+    add("tile", "rearrange",
+        floats("x", "3, 1, 4") + "const %r : int64[3] = [2, 3, 2]\n%y = Tile(%x, %r)\noutput %y\n");
     add("conv_stem", "simt",
         floats("x", "2, 3, 19, 17") + weights("w", "24, 3, 3, 3") + weights("b", "24") +
             "%c = Conv(%x, %w, %b) {strides = [2, 2], pads = [1, 1, 1, 1]}\n%y = Relu(%c)\noutput %y\n");
@@ -200,6 +238,7 @@ std::vector<Case> mobile_cases() {
 std::unique_ptr<Graph> parse(const std::string& text) {
     auto graph = parse_graph("graph \"g\" {\n" + text + "}");
     passes::form_regions(*graph);
+    passes::form_quantized_regions(*graph);
     passes::chain_excitations(*graph);
     // Weights that every storage type holds.
     unsigned seed = 100;

@@ -142,6 +142,32 @@ class Translator {
         return true;
     }
 
+    /// All of them, and those of point-wise regions among them; each has a result of dims `out`.
+    template <typename MakeOperand>
+    bool translate_all(const std::vector<const Node*>& nodes, const Dims& out, MakeOperand&& operand) {
+        for (const Node* node : nodes) {
+            for (const Value* value : node->outputs())
+                if (value->dims() != out) return false;
+            if (!node->is("Region", "planish")) {
+                if (!translate(*node, operand)) return false;
+                continue;
+            }
+            const Graph& body = *node->subgraph("body");
+            for (int i = 0; i < node->input_count(); ++i) {
+                const auto name = name_of(node->input(i), operand);
+                if (!name) return false;
+                define(body.inputs()[static_cast<size_t>(i)], *name);
+            }
+            std::vector<const Node*> inner;
+            for (const auto& part : body.nodes()) inner.push_back(part.get());
+            if (!translate_all(inner, out, operand)) return false;
+            const auto result = name_of(body.outputs()[0], operand);
+            if (!result) return false;
+            define(node->output(), *result);
+        }
+        return true;
+    }
+
     std::vector<std::string> lines;
     int operations = 0;
 
@@ -177,6 +203,7 @@ class Translator {
                                in[1]);
         }
         if (op == "Pow") return power(node, in);
+        if (op == "QuantizeLinear" || op == "DequantizeLinear") return border(node, in[0]);
         if (op == "Sum" || op == "Mean") {
             if (!is_real(from)) return std::nullopt;
             return op == "Sum"
@@ -216,6 +243,21 @@ class Translator {
         if (to == DType::boolean) return fmt::format("{} != 0", x);
         if (is_real(from) && !is_real(to)) return fmt::format("planish::truncate<{}>({})", register_type(to), x);
         return fmt::format("static_cast<{}>({})", register_type(to), x);
+    }
+
+    /// Of one scale for the tensor.
+    std::optional<std::string> border(const Node& node, const std::string& x) const {
+        const auto q = read_quantization(region_, node);
+        const bool encodes = node.is("QuantizeLinear");
+        if (!q || !q->per_tensor() || (encodes ? node.input(0) : node.output())->type.dtype != DType::f32)
+            return std::nullopt;
+        if (!encodes) {
+            if (is_real(q->dtype)) return std::nullopt;
+            return decoded(x, *q);
+        }
+        if (q->dtype != DType::u8 && q->dtype != DType::i8) return std::nullopt;
+        return fmt::format("static_cast<{}>(fminf(fmaxf({}, {}), {}))", register_type(q->dtype), encoded(x, *q),
+                           q->dtype == DType::u8 ? "0.0f" : "-128.0f", q->dtype == DType::u8 ? "255.0f" : "127.0f");
     }
 
     std::optional<std::string> power(const Node& node, const std::vector<std::string>& in) {
@@ -311,6 +353,15 @@ std::string literal(double value, DType dtype) {
     return wide ? "__longlong_as_double(0x7ff8000000000000LL)" : "__int_as_float(0x7fc00000)";
 }
 
+std::string decoded(const std::string& x, const Quantization& q) {
+    return fmt::format("(static_cast<float>({}) - {}) * {}", x, literal(q.zero(), DType::f32),
+                       literal(q.scale(), DType::f32));
+}
+
+std::string encoded(const std::string& x, const Quantization& q) {
+    return fmt::format("rintf({} / {}) + {}", x, literal(q.scale(), DType::f32), literal(q.zero(), DType::f32));
+}
+
 std::optional<Expression> pointwise_expression(const RegionView& region, const Environment& environment) {
     std::vector<const Node*> nodes;
     Expression result;
@@ -333,12 +384,8 @@ std::optional<Expression> pointwise_expression(const RegionView& region, const E
         if (known == result.inputs.end()) result.inputs.push_back(input);
         return "a" + std::to_string(number);
     };
-    for (const Node* node : nodes) {
-        // All results have one shape, so that each is computed once for each element.
-        for (const Value* value : node->outputs())
-            if (value->dims() != out) return std::nullopt;
-        if (!translator.translate(*node, operand)) return std::nullopt;
-    }
+    // All results have one shape, so that each is computed once for each element.
+    if (!translator.translate_all(nodes, out, operand)) return std::nullopt;
     for (size_t i = 0; i < outputs.size(); ++i) {
         const auto name = translator.name_of(outputs[i], operand);
         if (!name) return std::nullopt;
@@ -414,14 +461,16 @@ std::string EpilogueCode::in_namespace(std::string_view name) const {
 
 void set_epilogue_formats(Formats& formats, const EpilogueCode& epilogue) {
     for (const auto& operand : epilogue.operands)
-        formats.inputs[static_cast<size_t>(operand.input)] =
-            operand.channel ? Format{Layout::plain, DType::f32} : formats.outputs[0];
+        if (operand.input >= 0)
+            formats.inputs[static_cast<size_t>(operand.input)] =
+                operand.channel ? Format{Layout::plain, DType::f32} : formats.outputs[0];
 }
 
 void bind_epilogue(CudaKernel& kernel, Launch& launch, size_t offset, const EpilogueCode& epilogue,
                    std::initializer_list<int> read) {
     for (size_t i = 0; i < epilogue.operands.size(); ++i) {
         const auto& operand = epilogue.operands[i];
+        if (operand.input < 0) continue;
         launch.bind(offset + i * sizeof(void*), input(operand.input));
         if (!operand.channel && std::find(read.begin(), read.end(), operand.input) == read.end())
             kernel.in_place.push_back(operand.input);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backends/cuda/implementation.hpp"
+#include "backends/quantized.hpp"
 
 namespace planish::cuda {
 
@@ -30,6 +31,11 @@ std::string_view memory_type(DType dtype);
 /// `value` as an exact literal of a register type.
 std::string literal(double value, DType dtype);
 
+/// What the register `x` of a stored number stands for, and the stored number, a float that may lie outside of the
+/// type's range, that stands for the float register `x`. Of one scale.
+std::string decoded(const std::string& x, const Quantization& q);
+std::string encoded(const std::string& x, const Quantization& q);
+
 /// Every node of the region, or the node itself. nullopt: one of them is not point-wise, or not in the vocabulary.
 std::optional<Expression> pointwise_expression(const RegionView& region, const Environment& environment);
 
@@ -37,7 +43,7 @@ std::optional<Expression> pointwise_expression(const RegionView& region, const E
 struct EpilogueCode {
     static constexpr size_t kMaxOperands = 8;
     struct Operand {
-        int input;     ///< of the region
+        int input;     ///< of the region; -1: a constant that the implementation binds
         bool channel;  ///< one element for each channel, else a tensor of the output's shape
     };
     std::string source;

@@ -4,6 +4,8 @@
 #include <string_view>
 
 #include "backends/cuda/implementation.hpp"
+#include "backends/cuda/implementations/indexed.hpp"
+#include "backends/quantized.hpp"
 
 namespace planish::cuda {
 namespace {
@@ -51,12 +53,23 @@ constexpr Row kRows[] = {
     {"Expand", {&kExpand, &kReference}},
     {"Pad", {&kPad, &kReference}},
     {"Gather", {&kGather, &kReference}},
+    {"GatherElements", {&kElements, &kReference}},
+    {"ScatterElements", {&kElements, &kReference}},
+    {"GatherND", {&kTuples, &kReference}},
+    {"ScatterND", {&kTuples, &kReference}},
+    {"CumSum", {&kCumSum, &kReference}},
+    {"TopK", {&kTopK, &kReference}},
+    {"DepthToSpace", {&kRearrange, &kReference}},
+    {"SpaceToDepth", {&kRearrange, &kReference}},
+    {"Tile", {&kRearrange, &kReference}},
 };
 
 // Of regions of other kinds than their root op tells. Refused, they are dissolved.
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kExcitations[] = {&kExcitation};
+constexpr const Implementation* kByteProducts[] = {&kByteMma};
+constexpr const Implementation* kByteOthers[] = {&kPointwise};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
 }  // namespace
@@ -66,6 +79,13 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     if (kind == "attention") return kSlicedAttention;
     if (kind == "conv_chain") return kChains;
     if (kind == "excitation") return kExcitations;
+    if (kind == "quantized") {
+        const auto quantized = QuantizedRegion::read(region);
+        if (!quantized) return {};
+        const Node& root = quantized->inner().root();
+        if (root.is("Conv") || root.is("Gemm") || root.is("MatMul")) return kByteProducts;
+        return kByteOthers;
+    }
     const Node& root = region.root();
     if (root.op().domain.empty()) {
         for (const Row& row : kRows) {

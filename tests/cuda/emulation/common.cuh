@@ -123,9 +123,9 @@ inline void ldmatrix_x4_trans(unsigned (&to)[4], unsigned row) {
 struct Factors {
     unsigned a[4], b[2];
 };
-/// `value(word, i)`: number i of kIn in a word.
-template <unsigned kIn, typename GetValue>
-void multiply_fragments(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, GetValue value) {
+/// `value_a(word, i)`, `value_b(word, i)`: number i of kIn in a word.
+template <unsigned kIn, typename Sum, typename GetA, typename GetB>
+void multiply_fragments(Sum (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, GetA value_a, GetB value_b) {
     const emulation::Lanes<Factors> lanes({{a[0], a[1], a[2], a[3]}, {b0, b1}});
     const unsigned g = lane_of_warp() / 4, t = lane_of_warp() % 4;
     for (unsigned i = 0; i < 4; ++i) {
@@ -134,19 +134,26 @@ void multiply_fragments(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsi
         for (unsigned word = 0; word < 8; ++word) {  // along K
             const unsigned x = lanes[4 * g + word % 4].a[i / 2 + word / 4 * 2];
             const unsigned y = lanes[4 * column + word % 4].b[word / 4];
-            for (unsigned j = 0; j < kIn; ++j) sum += static_cast<double>(value(x, j)) * value(y, j);
+            for (unsigned j = 0; j < kIn; ++j) sum += static_cast<double>(value_a(x, j)) * value_b(y, j);
         }
-        c[i] = static_cast<float>(sum);
+        c[i] = static_cast<Sum>(sum);
     }
 }
 template <typename T>
 void mma_m16n8k16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    multiply_fragments<2>(c, a, b0, b1, [](unsigned word, unsigned i) {
+    const auto value = [](unsigned word, unsigned i) {
         return to_float(T{static_cast<unsigned short>(word >> 16 * i)});
-    });
+    };
+    multiply_fragments<2>(c, a, b0, b1, value, value);
+}
+inline void mma_m16n8k32(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    multiply_fragments<4>(
+        c, a, b0, b1, [](unsigned word, unsigned i) { return static_cast<unsigned char>(word >> 8 * i); },
+        [](unsigned word, unsigned i) { return static_cast<signed char>(word >> 8 * i); });
 }
 inline void mma_m16n8k8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    multiply_fragments<1>(c, a, b0, b1, [](unsigned word, unsigned) { return __uint_as_float(word & ~0x1fffu); });
+    const auto value = [](unsigned word, unsigned) { return __uint_as_float(word & ~0x1fffu); };
+    multiply_fragments<1>(c, a, b0, b1, value, value);
 }
 inline unsigned to_tf32(unsigned bits) {
     return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu;

@@ -188,7 +188,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     launch.pdl = true;
     launch.bind(offsetof(ConvSimtParams, input), input(p.a)).bind(offsetof(ConvSimtParams, output), output());
     const Operand weights =
-        is_packed(p) ? constant(add_weights(kernel, region, p, {false, p.k, 1, false}, b, environment)) : input(p.b);
+        is_packed(p) ? constant(add_weights(kernel, p, {false, p.k, 1, false}, b, environment)) : input(p.b);
     launch.bind(offsetof(ConvSimtParams, weights), weights);
     bind_epilogue(kernel, launch, offsetof(ConvSimtParams, operands), epilogue, {p.a, p.b});
     kernel.launches.push_back(std::move(launch));

@@ -272,7 +272,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     CudaKernel kernel;
     kernel.name = spec.name;
     kernel.flops = p.flops();
-    const int packed = add_weights(kernel, region, p, {true, p.k, p.alpha, false}, dtype, environment);
+    const int packed = add_weights(kernel, p, {true, p.k, p.alpha, false}, dtype, environment);
 
     Launch launch = make_launch(std::move(spec), {static_cast<unsigned>(launched * tile.cluster()), 1, 1}, params);
     launch.pdl = true;

@@ -122,7 +122,8 @@ float round_to_tf32(float x) {
 Tensor ordered(const Tensor& weights, const Product& p, const WeightOrder& order, DType dtype) {
     const int64_t batch = p.batches(), depth = order.k;
     Tensor packed(DType::f32, order.k_inner ? Dims{batch, p.n, depth} : Dims{batch, depth, p.n});
-    const auto from = weights.data<float>();
+    const Tensor floats = stored(weights, {Layout::plain, DType::f32});
+    const auto from = floats.data<float>();
     const auto to = packed.data<float>();
     std::fill(to.begin(), to.end(), 0.0f);
     const auto factor = static_cast<float>(order.factor);
@@ -184,7 +185,8 @@ std::optional<Product> read_product(const RegionView& region) {
     if (!p) return std::nullopt;
     p->a = region.input_index(root.input(0));
     p->b = region.input_index(root.input(1));
-    p->constant = region.constant(root.input(1)) != nullptr && (p->gather || p->batch.empty());
+    p->weights = region.constant(root.input(1));
+    p->constant = p->weights != nullptr && (p->gather || p->batch.empty());
     constexpr int64_t kMost = std::numeric_limits<int>::max() / 2;
     if (p->a < 0 || p->b < 0 || p->m == 0 || p->n == 0 || p->k == 0 || p->batches() == 0 || p->m > kMost ||
         p->k > kMost || p->output_row() > kMost || p->batch.size() > kBatchAxes)
@@ -207,15 +209,15 @@ Refusal check_product(const RegionView& region) {
     return Refusal::none;
 }
 
-int add_weights(CudaKernel& kernel, const RegionView& region, const Product& product, const WeightOrder& order,
-                DType dtype, const Environment& environment) {
-    const auto weights = region.constant(region.root().input(1));
+int add_weights(CudaKernel& kernel, const Product& product, const WeightOrder& order, DType dtype,
+                const Environment& environment) {
+    const std::string_view kind = !product.gather ? "matrix" : product.gather->transposed ? "transposed" : "conv";
     const std::string key =
         fmt::format("cuda {} {} {}{} {} {} groups={} b_n={}", order.k_inner ? "nk" : "kn", order.k, short_name(dtype),
-                    order.tf32 ? " tf32" : "", order.factor, region.root().op().name, product.groups(), product.b_n);
+                    order.tf32 ? " tf32" : "", order.factor, kind, product.groups(), product.b_n);
     kernel.consumed.push_back(product.b);
-    return kernel.add_constant(
-        environment.packed->get(weights, key, [&] { return ordered(*weights, product, order, dtype); }));
+    return kernel.add_constant(environment.packed->get(
+        product.weights, key, [&] { return ordered(*product.weights, product, order, dtype); }));
 }
 
 void set_batch(BatchAxis (&axes)[kBatchAxes], const Product& product, int64_t a_group) {

@@ -6,6 +6,7 @@
 // (k = tap, channel); groups of a convolution are a batch whose outputs lie side by side.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct Product {
     std::optional<Gather> gather;
     int a = -1, b = -1, bias = -1;  ///< inputs of the region; bias -1: none
     bool constant = false;          ///< B is, and may be packed; a batch of constant matrices is read as it lies
+    std::shared_ptr<const Tensor> weights;         ///< that constant
     int64_t a_row = 0, a_k = 1, b_k = 0, b_n = 1;  ///< strides in elements of matrices
     double alpha = 1;
 
@@ -71,8 +73,8 @@ struct WeightOrder {
 };
 
 /// Adds the constant B in `dtype` to the kernel's constants, packed once for all programs of an engine. Its index.
-int add_weights(CudaKernel& kernel, const RegionView& region, const Product& product, const WeightOrder& order,
-                DType dtype, const Environment& environment);
+int add_weights(CudaKernel& kernel, const Product& product, const WeightOrder& order, DType dtype,
+                const Environment& environment);
 
 /// The batch as kernels walk it, filled up with axes of one position. `a_group`: elements of A from a convolution's
 /// group to the next.

@@ -2,17 +2,19 @@
 //
 //   C[m, n] = epilogue(alpha * sum_k A[m, k] B[k, n])
 //
-// in float16 or bfloat16, or in float32 whose factors are rounded to tf32; sums are float32. Tiles of A and B come to
-// shared memory by asynchronous copies, kStages of kStepBytes along K, and from there by ldmatrix to registers: 16-byte
-// units of a row are permuted so that neither copies nor ldmatrix meet a bank twice. A k-step of one product takes 32
-// bytes of a row whatever the type, and fragments of tf32 are those of 16-bit pairs, so all types share this code.
+// in float16 or bfloat16, or in float32 whose factors are rounded to tf32, with sums in float32; or of bytes, A's
+// without and B's with sign, with exact sums, whose scales and zero points are the epilogue's matter. Tiles of A and B
+// come to shared memory by asynchronous copies, kStages of kStepBytes along K, and from there by ldmatrix to registers:
+// 16-byte units of a row are permuted so that neither copies nor ldmatrix meet a bank twice. A k-step of one product
+// takes 32 bytes of a row whatever the type, and fragments of tf32 and of four bytes are those of 16-bit pairs, so all
+// types share this code.
 //
 // Rows of A are those of a matrix, or output pixels gathered from an image. A table in memory gives for each unit along
 // K how far it lies from the pixel's first tap and which taps it belongs to; a row has a bit for every tap that lies
 // inside of the image. So padding, dilation, groups and transposed convolutions cost an add and a test. Where units are
 // no 16 bytes in a row (first layers, odd channels) the table has single elements, which go through registers.
 //
-// The translation unit gives Epilogue (see common.cuh) and, as Config: Element (f16, bf16, float), Input (of A in
+// The translation unit gives Epilogue (see common.cuh) and, as Config: Element (f16, bf16, float, u8), Input (of A in
 // memory), Output, kTileM, kTileN, kWarpsM, kWarpsN, kStepBytes (64 or 128), kStages, kSplit (blocks that share one
 // tile's K), kGather, kTransposed, kByElement, kRowsFirst (kByElement: lanes walk along rows), kAlongN (B lies as
 // [k, n]), kConstantWeights, kKernelH, kKernelW (taps that are tested), kStrideH, kStrideW, kDilationH, kDilationW,
@@ -27,8 +29,19 @@ namespace planish {
 namespace gemm_mma_detail {
 
 template <typename T>
-inline __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    if constexpr (sizeof(T) == 4)
+struct Sum {
+    using Type = float;
+};
+template <>
+struct Sum<u8> {
+    using Type = int;
+};
+
+template <typename T>
+inline __device__ void multiply(typename Sum<T>::Type (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    if constexpr (sizeof(T) == 1)
+        mma_m16n8k32(c, a, b0, b1);
+    else if constexpr (sizeof(T) == 4)
         mma_m16n8k8(c, a, b0, b1);
     else
         mma_m16n8k16<T>(c, a, b0, b1);
@@ -37,7 +50,9 @@ inline __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned 
 /// A word of neighbouring elements.
 template <typename T, typename Input>
 inline __device__ unsigned pack(const Input* from) {
-    if constexpr (sizeof(T) == 4)
+    if constexpr (sizeof(T) == 1)
+        return from[0].bits | from[1].bits << 8 | from[2].bits << 16 | static_cast<unsigned>(from[3].bits) << 24;
+    else if constexpr (sizeof(T) == 4)
         return __float_as_uint(Element<Input>::load(from[0]));
     else
         return pack2<T>(Element<Input>::load(from[0]), Element<Input>::load(from[1]));
@@ -50,6 +65,7 @@ struct GemmMma {
     using T = typename C::Element;
     using Input = typename C::Input;
     using Output = typename C::Output;
+    using Sum = typename gemm_mma_detail::Sum<T>::Type;
 
     static constexpr int kUnit = 16 / sizeof(T);  // elements of 16 bytes
     static constexpr int kWarps = C::kWarpsM * C::kWarpsN, kThreads = 32 * kWarps;
@@ -163,6 +179,13 @@ struct GemmMma {
         for (int i = 0; i < kLoadsA; ++i) {
             if (!kWholeA && load_row(i) >= C::kTileM) continue;
             const bool exists = C::kGather ? (row_inside[i] & tap.inside) == tap.inside : k < p.k;
+            if constexpr (sizeof(T) == 1 && C::kGather) {
+                if (!exists) {
+                    const int at = static_cast<int>(to - shared) + i * (kThreads / kUnits * C::kStepBytes);
+                    *reinterpret_cast<vector_detail::Chunk<16>*>(memory + at) = {{p.zero, p.zero, p.zero, p.zero}};
+                    continue;
+                }
+            }
             cp_async_16(to + i * (kThreads / kUnits * C::kStepBytes), a + (exists ? row_offset[i] + tap.offset : 0),
                         exists);
         }
@@ -207,7 +230,10 @@ struct GemmMma {
 #pragma unroll
                 for (int t = 0; t < 2; ++t) {
                     const GemmMmaTap tap{static_cast<int>(two.words[2 * t]), two.words[2 * t + 1]};
-                    to[i][j + t] = Input{};
+                    if constexpr (sizeof(T) == 1)
+                        to[i][j + t].bits = static_cast<unsigned char>(p.zero);
+                    else
+                        to[i][j + t] = Input{};
                     if ((row_inside[i] & tap.inside) == tap.inside) to[i][j + t] = a[row_offset[i] + tap.offset];
                 }
             }
@@ -226,7 +252,7 @@ struct GemmMma {
 
     // ---- Products ---------------------------------------------------------------------------------------------------
 
-    using Sums = float[kM][kN][4];
+    using Sums = Sum[kM][kN][4];
     struct Fragments {
         unsigned a[kM][4], b[kN / 2][4];  // b: two blocks of eight columns, each for both halves of K
     };
@@ -347,8 +373,9 @@ struct GemmMma {
         float4* mine = parts + (static_cast<int>(blockIdx.y) * kWords * kThreads + thread);
 #pragma unroll
         for (int i = 0; i < kWords; ++i) {
-            const float* s = sums[i / kN][i % kN];
-            mine[i * kThreads] = float4{s[0], s[1], s[2], s[3]};
+            const Sum* s = sums[i / kN][i % kN];
+            mine[i * kThreads] =
+                float4{bits_as<float>(s[0]), bits_as<float>(s[1]), bits_as<float>(s[2]), bits_as<float>(s[3])};
         }
         __threadfence();
         __syncthreads();
@@ -366,9 +393,10 @@ struct GemmMma {
             const float4* from = parts + (part * kWords * kThreads + thread);
 #pragma unroll
             for (int i = 0; i < kWords; ++i) {
-                float(&s)[4] = sums[i / kN][i % kN];
+                Sum(&s)[4] = sums[i / kN][i % kN];
                 const float4 x = load_l2(from + i * kThreads);
-                s[0] += x.x, s[1] += x.y, s[2] += x.z, s[3] += x.w;
+                s[0] += bits_as<Sum>(x.x), s[1] += bits_as<Sum>(x.y), s[2] += bits_as<Sum>(x.z);
+                s[3] += bits_as<Sum>(x.w);
             }
         }
         __syncthreads();
@@ -396,7 +424,7 @@ struct GemmMma {
 #pragma unroll
                 for (int half = 0; half < 2; ++half)
                     *reinterpret_cast<float2*>(patch + (lane / 4 + 8 * half) * kPatchRow + 8 * j + lane % 4 * 2) =
-                        float2{sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+                        float2{static_cast<float>(sums[i][j][2 * half]), static_cast<float>(sums[i][j][2 * half + 1])};
             __syncwarp();
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {

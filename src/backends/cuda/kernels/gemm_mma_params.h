@@ -34,6 +34,7 @@ struct GemmMmaParams {
     int m, n, k, ldc;
     int a_row, b_row, b_depth;  // elements from a row to the next; elements of B along k that may be read
     float alpha;
+    unsigned zero;                // of bytes: the one that stands for 0, four times
     int steps;                    // along K
     int tiles_m, tiles_n, group;  // group: rows of tiles that are walked together
     // Convolution: elements from an image to the next, of a row and a pixel

@@ -41,6 +41,16 @@ struct Element<bf16> {
     static __device__ float load(bf16 x) { return to_float(x); }
     static __device__ bf16 store(float x) { return from_float<bf16>(x); }
 };
+/// A byte that stands for a number: 0 to 255 in registers; others are stored as the nearest of these, ties to even.
+struct u8 {
+    unsigned char bits;
+};
+template <>
+struct Element<u8> {
+    using Register = float;
+    static __device__ float load(u8 x) { return x.bits; }
+    static __device__ u8 store(float x) { return {static_cast<unsigned char>(rintf(fminf(fmaxf(x, 0.0f), 255.0f)))}; }
+};
 template <typename T>
 using Register = typename Element<T>::Register;
 
