@@ -15,6 +15,13 @@ inline __device__ int index_at(const void* indices, long long at, int length) {
     return static_cast<int>(index < 0 ? 0 : index >= length ? length - 1 : index);
 }
 
+/// Element i of the output or of the updates, whose other place is `at`.
+template <bool kScatter, typename T>
+inline __device__ void transfer(void* to, const void* from, long long i, long long at) {
+    static_cast<T*>(to)[kScatter ? at : i] = static_cast<const T*>(from)[kScatter ? i : at];
+    pdl_launch();
+}
+
 template <bool kScatter, int kRank, typename T, typename Index>
 inline __device__ void elements(const ElementsParams& p) {
     const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -29,8 +36,7 @@ inline __device__ void elements(const ElementsParams& p) {
     }
     pdl_wait();
     at += index_at<Index>(p.indices, i, p.axis) * p.axis_stride;
-    static_cast<T*>(p.to)[kScatter ? at : i] = static_cast<const T*>(p.from)[kScatter ? i : at];
-    pdl_launch();
+    transfer<kScatter, T>(p.to, p.from, i, at);
 }
 
 template <bool kScatter, typename T, typename Index>
@@ -44,8 +50,7 @@ inline __device__ void tuples(const TuplesParams& p) {
         at += static_cast<long long>(
                   index_at<Index>(p.indices, static_cast<long long>(row) * p.tuple + j, p.lengths[j])) *
               p.strides[j];
-    static_cast<T*>(p.to)[kScatter ? at : i] = static_cast<const T*>(p.from)[kScatter ? i : at];
-    pdl_launch();
+    transfer<kScatter, T>(p.to, p.from, i, at);
 }
 
 template <typename T, bool kExclusive, bool kReverse>
@@ -77,6 +82,7 @@ inline __device__ void top_k(const TopKParams& p) {
     const int thread = static_cast<int>(threadIdx.x);
     const long long row = blockIdx.x;
     pdl_wait();
+#pragma unroll 1
     for (int i = thread; i < kSize; i += kThreads) {
         keys[i] = i < p.n ? Element<T>::load(static_cast<const T*>(p.input)[row * p.n + i]) : 0.0f;
         places[i] = i;
@@ -92,6 +98,7 @@ inline __device__ void top_k(const TopKParams& p) {
     for (int size = 2; size <= kSize; size *= 2) {
 #pragma unroll 1
         for (int distance = size / 2; distance > 0; distance /= 2) {
+#pragma unroll 1
             for (int i = thread; i < kSize / 2; i += kThreads) {
                 const int low = 2 * i - (i & (distance - 1)), high = low + distance;
                 if (comes_before(high, low) != ((low & size) == 0)) continue;
@@ -103,6 +110,7 @@ inline __device__ void top_k(const TopKParams& p) {
             __syncthreads();
         }
     }
+#pragma unroll 1
     for (int i = thread; i < p.k; i += kThreads) {
         static_cast<T*>(p.values)[row * p.k + i] = Element<T>::store(keys[i]);
         p.indices[row * p.k + i] = places[i];
