@@ -59,7 +59,7 @@ class ByteAttention : public testing::TestWithParam<Isa> {
                                         : AttentionShape::Strides{0, c.queries * c.keys, c.keys};
         args.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
         args.causal = c.causal, args.causal_offset = c.causal_offset;
-        args.stored_query = {c.step, 120}, args.stored_key = {1.5F * c.step, 131}, args.stored_value = {0.05F, 100};
+        args.stored_query = {c.step, 190}, args.stored_key = {1.5F * c.step, 131}, args.stored_value = {0.05F, 100};
         args.stored_output = {0.045F, 90};
         ASSERT_TRUE(takes_byte_attention(args));
         const int64_t size = byte_attention_scratch(args);

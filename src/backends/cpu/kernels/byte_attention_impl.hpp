@@ -225,7 +225,8 @@ PLANISH_INLINE void pack_keys(const uint8_t* keys, int64_t stride, int64_t n, in
                               int32_t* packed, int32_t* starts) {
     constexpr int kW = Vec::kWidth;
     const int64_t steps = dim / 4;
-    const Lanes flip = Lanes::all(static_cast<int32_t>(0x80808080u)), zero = Lanes::all(query_zero * 0x01010101);
+    const Lanes flip = Lanes::all(static_cast<int32_t>(0x80808080u)),
+                zero = Lanes::all(static_cast<int32_t>(static_cast<uint32_t>(query_zero) * 0x01010101u));
     for (int64_t first = 0; first < n; first += kPanelKeys) {
         int32_t* panel = packed + first * steps;
         for (int64_t j = 0; j < kPanelKeys; j += kW) {
