@@ -68,7 +68,7 @@ std::optional<Product> read_product_of_bytes(const RegionView& region, Bytes& by
         !b.quantization->symmetric() || a.input < 0 || b.input < 0)
         return std::nullopt;
     const int64_t channel_axis = p->gather || p->b_k == 1 ? 0 : 1;
-    if (!b.quantization->per_tensor() && b.quantization->axis != channel_axis) return std::nullopt;
+    if (!b.quantization->per_tensor() && !b.quantization->per_axis(channel_axis)) return std::nullopt;
     bytes = {*a.quantization, *b.quantization, quantized->result(), {}};
     if (bytes.result && !bytes.result->is_bytes()) return std::nullopt;
     for (const QuantizedRegion::Operand& operand : quantized->operands())
