@@ -23,7 +23,8 @@ TEST(SparseTensor, GivesBackWhatWasStored) {
             EXPECT_TRUE(identical(small, dense)) << to_string(dtype) << " " << size;
         }
     const Tensor dense = every(DType::f32, 1000, 7);
-    const SparseSource* source = sparse_source(compressed(dense));
+    const Tensor small = compressed(dense);
+    const SparseSource* source = sparse_source(small);
     ASSERT_NE(source, nullptr);
     EXPECT_EQ(source->nonzeros(), 143);
     EXPECT_EQ(source->stored().bytes(), 16 * 8 + 143 * 4);

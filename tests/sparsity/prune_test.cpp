@@ -139,7 +139,8 @@ TEST(Prune, ChannelsGoWhereTheNetworkLosesLeast) {
     options.ratio = 0.25;
     options.measure = false;
     options.calibration = samples(20, 5);
-    for (const PruneRow& row : prune(onnx_export::to_bytes(graph), options).report().layers)
+    const Pruned pruned = prune(onnx_export::to_bytes(graph), options);
+    for (const PruneRow& row : pruned.report().layers)
         if (row.channels_before == 16) {
             EXPECT_EQ(row.channels, row.layer == "small" ? 8 : 16) << row.layer;
         }

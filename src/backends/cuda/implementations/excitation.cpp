@@ -9,7 +9,7 @@
 namespace planish::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kMostUnits = 8;
 constexpr int64_t kMostHidden = 256, kMostChannels = 4096;  // what a block's shared memory and registers take
 
 /// One of the two convolutions. Inputs are the region's.
@@ -56,9 +56,13 @@ std::optional<Excitation> read(const RegionView& region, const Environment& envi
 int64_t vector_of(const Environment& environment) {
     return 16 / byte_size(environment.storage, 1);
 }
+/// Eight for each channel of a block: twice the registers for a thread where elements are twice as large.
+int threads_of(const Environment& environment) {
+    return static_cast<int>(8 * kMostUnits * vector_of(environment));
+}
 int64_t units_of(const Excitation& e, const Environment& environment) {
     const int64_t vectors = e.first.shape.channels / vector_of(environment);
-    for (const int64_t units : {8, 6, 4, 7, 5, 3, 2})
+    for (const int64_t units : {kMostUnits, 6, 4, 7, 5, 3, 2})
         if (vectors % units == 0) return units;
     return 1;
 }
@@ -98,18 +102,19 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     const DType dtype = formats.outputs[0].dtype;
     const int64_t units = units_of(e, environment), blocks = s.channels / vector_of(environment) / units;
     const Dims dims = region.output().dims();
+    const int threads = threads_of(environment);
 
     ExcitationParams p{};
     p.pixels = static_cast<int>(dims[2] * dims[3]);
     // Enough blocks for the device, and at least one pixel for each of a block's threads.
     const int64_t parts = std::clamp<int64_t>(environment.device.multiprocessors / (blocks * s.n), 1,
-                                              std::max<int64_t>(1, p.pixels * units / kThreads));
+                                              std::max<int64_t>(1, p.pixels * units / threads));
     p.pixels_per_block = static_cast<int>(divide_up(p.pixels, parts));
 
     KernelSpec spec;
     spec.name = fmt::format("excitation_{}_c{}h{}u{}", short_name(dtype), s.channels, s.out_channels, units);
-    spec.threads = kThreads;
-    spec.max_registers = 128;
+    spec.threads = threads;
+    spec.max_registers = dtype == DType::f32 ? 168 : 128;
     spec.source = fmt::format(
         "#include \"planish/excitation.cuh\"\n#include \"planish/math.cuh\"\n{}{}"
         "struct Traits {{\n"
@@ -121,7 +126,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
         "extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ planish::ExcitationParams p) "
         "{{\n    planish::excitation<Traits>(p);\n}}\n",
         e.first.epilogue.in_namespace("first"), e.second.epilogue.in_namespace("second"), memory_type(dtype),
-        s.channels, s.out_channels, units, kThreads, kThreads, spec.name);
+        s.channels, s.out_channels, units, threads, threads, spec.name);
 
     CudaKernel kernel;
     kernel.name = spec.name;
