@@ -36,6 +36,7 @@ struct PlanContents;
 PLANISH_API std::string_view version();
 
 using TensorMap = std::map<std::string, Tensor>;
+class Plan;
 
 // ---------------------------------------------------------------------------------------------------- building
 
@@ -61,21 +62,38 @@ struct CalibrationOptions {
     double accuracy_budget = -1;  ///< least SQNR of every output in dB, on the samples; < 0: whatever is not absurd
 };
 
+/// What quantisation may cost, for precision "auto": docs/quantisation.md.
+struct AccuracyOptions {
+    /// A metric, >= or <=, and a number: "top1>=0.99" (same largest class as in float32), "cosine>=0.999", "sqnr>=25"
+    /// (dB), "error<=0.05" (root of noise over signal): of the worst output. Of a metric of one's own "metric>=0.75",
+    /// or against float32 "metric>=fp32-0.005".
+    std::string budget;
+    std::vector<TensorMap> held_out;            ///< to verify with; empty: every fifth of the calibration samples
+    std::function<double(const Plan&)> metric;  ///< one's own
+    std::string command;     ///< or a shell command that prints it last; {plan} is the plan's file, else it comes last
+    int mixes = 6;           ///< most mixes that are built and measured
+    double time_limit = -1;  ///< seconds after which no other mix is begun; < 0: none
+};
+
 /// Where a build stands. `fraction` runs from 0 to 1 over the whole build.
 struct Progress {
-    std::string_view stage;   ///< "import", "optimise", "quantise", "compile", "tune", "verify", "write"
+    std::string_view stage;   ///< "import", "optimise", "quantise", "compile", "tune", "verify", "write"; of precision
+                              ///< "auto" also "fp32", "int8", "mix 1", ...
     std::string_view detail;  ///< the pass, region or file being worked on
     double fraction = 0;
 };
 
 struct BuildOptions {
     std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512", "cuda:sm_90a", ...: one plan
-    std::string precision = "fp32";  ///< of the GPU targets: "fp32", "tf32", "fp16", "bf16"; of the CPU: "fp32", "int8"
+    /// Of the GPU targets: "fp32", "tf32", "fp16", "bf16"; of the CPU: "fp32", "int8", "auto" (the fastest mix of these
+    /// within `accuracy.budget`).
+    std::string precision = "fp32";
     std::map<std::string, ShapeRange> shapes;  ///< by input name; inputs not named keep their model's shape
     int threads = 0;  ///< to compile, tune and verify with; 0: one for each core, as LoadOptions
 
     int optimization_level = 3;      ///< 0 to 5: see docs/tuning.md. Below 3 nothing is timed
-    CalibrationOptions calibration;  ///< of precision "int8"
+    CalibrationOptions calibration;  ///< of precision "int8" and "auto"
+    AccuracyOptions accuracy;        ///< of precision "auto"
     std::filesystem::path
         timing_cache;          ///< file of measurements to use and to add to; empty: timed for this build only
     double time_budget = -1;   ///< seconds to spend on timing; what was not reached keeps its default; < 0: all
@@ -153,7 +171,7 @@ struct LoadOptions {
 struct EngineInfo {
     std::string device;             ///< "cpu", "cuda:0"
     std::string target;             ///< what the kernels are made for: "cpu:avx512", "cuda:sm_90a"
-    std::string precision;          ///< in which it computes: "fp32", "fp16", ...
+    std::string precision;          ///< in which it computes: "fp32", "fp16", "int8", "mixed" (int8 and fp32)
     bool compiled_at_load = false;  ///< the plan has no section for this target: compiled from its portable core
     int threads = 0;
     int64_t weight_bytes = 0;         ///< constants of the plan, shared by all contexts and, when mapped, by processes

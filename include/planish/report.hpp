@@ -1,6 +1,7 @@
 // What a build says about itself: the rows that BuildReport returns and that a plan keeps as provenance.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -70,6 +71,32 @@ struct OutputErrorRow {
     double cosine = 1;  ///< mean over the samples
 };
 
+/// Layers that precision "auto" decides about together, and what each precision was found to take and to cost there.
+struct PrecisionGroupRow {
+    struct Choice {
+        std::string precision;
+        double seconds = 0;  ///< of the network's time, in its place in a network of that precision
+        double noise = 0;    ///< energy of the outputs' error over theirs with these layers alone in that precision
+    };
+    std::vector<std::string> layers;
+    std::vector<Choice> choices;
+    std::string chosen;  ///< precision
+};
+
+/// A mix of precisions that was built and measured as a whole.
+struct MixRow {
+    std::string name;       ///< "fp32", "int8" (whatever can be), "mix 1", ...
+    int layers = 0;         ///< in 8 bits
+    double seconds = 0;     ///< of one run
+    double accuracy = 0;    ///< the budget's metric: on the calibration data, or as the user's own metric says
+    double held_out = NAN;  ///< the same on data that calibration has not seen; NAN: the user's own metric has its own
+    bool met = false;       ///< the budget, on both
+    bool on_front = false;  ///< no other mix is faster and as accurate, or as fast and more accurate
+    bool chosen = false;
+
+    double accuracy_to_expect() const { return std::isnan(held_out) ? accuracy : held_out; }
+};
+
 struct BuildReport {
     std::vector<PassRow> passes;
     std::vector<TacticRow> tactics;
@@ -77,6 +104,9 @@ struct BuildReport {
     std::vector<LayerRow> layers;
     std::vector<PrecisionRow> precision;        ///< of the layers that quantisation looked at; empty: none did
     std::vector<OutputErrorRow> output_errors;  ///< of quantisation, on calibration data
+    std::string budget;                         ///< of precision "auto"; empty: there was none
+    std::vector<PrecisionGroupRow> groups;      ///< likewise
+    std::vector<MixRow> mixes;                  ///< likewise, the fastest first
     std::vector<VerificationRow> verification;
     std::vector<std::pair<std::string, double>> seconds;  ///< stage ("import", "optimise", "compile", ...) -> wall time
     std::vector<std::string> warnings;                    ///< e.g. layers that run in the reference interpreter

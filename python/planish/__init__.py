@@ -6,7 +6,7 @@
 >>> outputs = engine.run({"input": x})
 """
 
-from ._api import Context, Engine, Plan, TensorInfo, build, export_onnx, load
+from ._api import Context, Engine, Plan, TensorInfo, build, export_onnx, load, quantize
 from ._errors import Error
 from ._images import images
 from ._planish import __version__
@@ -27,5 +27,6 @@ __all__ = [
     "images",
     "load",
     "prune",
+    "quantize",
     "sparsify",
 ]

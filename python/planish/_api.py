@@ -58,8 +58,8 @@ class Plan:
 
     @property
     def report(self) -> dict:
-        """tactics, passes, layers, precision, output_errors, verification (rows), seconds (by stage), timing_cache,
-        warnings."""
+        """tactics, passes, layers, precision, output_errors, groups, mixes, verification (rows), budget, seconds (by
+        stage), timing_cache, warnings."""
         return self._raw.report()
 
     def __str__(self) -> str:
@@ -242,6 +242,11 @@ def build(
     save_calibration_table: PathLike | None = None,
     layer_precision: Mapping[str, str] | None = None,
     accuracy_budget: float | None = None,
+    budget: str = "",
+    metric: str | Callable[[Engine], float] | None = None,
+    held_out: Any = None,
+    mixes: int = 6,
+    search_time: float | None = None,
     sparsity: Any = None,
     timing_cache: PathLike | None = None,
     progress: bool | Callable[[str, str, float], Any] = True,
@@ -267,15 +272,23 @@ def build(
         them: one plan for all. Building for a GPU needs NVRTC (pip install nvidia-cuda-nvrtc nvidia-cuda-runtime), but
         no GPU; without one, tactics are chosen by a cost model and nothing is verified.
     precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32), or
-        "int8". Of the CPU: "fp32" or "int8". "int8" needs calibration.
+        "int8". Of the CPU: "fp32", "int8", or "auto": the fastest mix of both within the budget. "int8" and "auto" need
+        calibration.
     shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
-    calibration: real inputs for precision "int8", 100 or so: an iterable of dicts by input name (a model of one input:
-        of arrays), a folder of .npz (a sample each) or .npy files (for a model of one input), or an .npz whose arrays
-        hold the samples along their first axis.
+    calibration: real inputs for precision "int8" and "auto", 100 or so: an iterable of dicts by input name (a model of
+        one input: of arrays), a folder of .npz (a sample each) or .npy files (for a model of one input), or an .npz
+        whose arrays hold the samples along their first axis.
     calibration_method: how the range of a tensor is chosen: "mse", "min_max", "percentile" or "entropy".
     calibration_table, save_calibration_table: JSON files of ranges by tensor, to take and to write.
     layer_precision: by pattern of layer names (* and ?): "fp32" or "int8". The last that matches counts.
     accuracy_budget: least signal to quantisation noise, in dB, that every output must keep on the calibration data.
+    budget: what precision "auto" must keep of the accuracy, as a metric and a bound: "top1>=0.99" (the same largest
+        class as in float32), "cosine>=0.999", "sqnr>=25" (dB), "error<=0.05" (root of noise over signal), all of the
+        worst output; of one's own metric "metric>=0.75", or against float32 "metric>=fp32-0.005".
+    metric: one's own: a function of an engine that returns a number, or a shell command that prints one last, in which
+        {plan} stands for the plan's file.
+    held_out: inputs to verify the budget with, in the forms of calibration; default: every fifth of those.
+    mixes, search_time: how many mixes are built and measured at most, and the seconds after which none is begun.
     timing_cache: file of measurements to use and to add to; with the same one, equal inputs give equal bytes. None:
         what is measured is not kept.
     progress: True for a bar on a terminal, or a function of (stage, detail, fraction); returning False cancels.
@@ -293,9 +306,13 @@ def build(
     """
     if sparsity is not None:
         raise Error("unsupported", "sparsity= is not available in this version of Planish", "leave it out")
-    if calibration is not None and precision != "int8":
+    if calibration is not None and precision not in ("int8", "auto"):
         raise Error(
             "invalid_argument", f"calibration= is of no use for precision {precision!r}", 'say precision="int8"'
+        )
+    if (budget or metric is not None or held_out is not None) and precision != "auto":
+        raise Error(
+            "invalid_argument", f"an accuracy budget is of no use for precision {precision!r}", 'say precision="auto"'
         )
     if precision not in PRECISIONS:
         raise Error("invalid_argument", f"unknown precision {precision!r}", "precisions are " + ", ".join(PRECISIONS))
@@ -303,6 +320,8 @@ def build(
     if output is not None:
         _planish.check_writable(os.fspath(output))
     sample_feeds, calibration_feeds = feeds_of(samples or ()), feeds_of(samples_of(calibration, model))
+    held_out_feeds = feeds_of(samples_of(held_out, model))
+    load_options = {"threads": threads, "device": target if isinstance(target, str) else next(iter(target), "cpu")}
     options = {
         "calibration": [f.rows for f in calibration_feeds],
         "calibration_method": calibration_method,
@@ -310,6 +329,12 @@ def build(
         "save_calibration_table": os.fspath(save_calibration_table) if save_calibration_table is not None else "",
         "layer_precision": [(str(k), str(v)) for k, v in (layer_precision or {}).items()],
         "accuracy_budget": -1.0 if accuracy_budget is None else float(accuracy_budget),
+        "budget": budget,
+        "metric": (lambda raw: float(metric(load(Plan(raw), **load_options)))) if callable(metric) else None,
+        "metric_command": metric if isinstance(metric, str) else "",
+        "held_out": [f.rows for f in held_out_feeds],
+        "mixes": int(mixes),
+        "search_time": -1.0 if search_time is None else max(float(search_time), 0.0),
         "targets": [target] if isinstance(target, str) else list(target),
         "precision": precision,
         "shapes": ranges,
@@ -333,6 +358,19 @@ def build(
     if output is not None:
         plan.save(output)
     return plan
+
+
+def quantize(model: Any, output: PathLike | None = None, *, calibration: Any, **options: Any) -> Plan:
+    """Compiles a float model to a plan of 8-bit integers, or with `budget=` to the fastest mix of them and float32 that
+    keeps within it.
+
+    model, output, calibration, budget and all other options: as `planish.build`, whose precision "int8" or "auto" this
+    is. The plan's report has each layer with its error (precision) and the mixes that were measured (mixes).
+
+    Errors: those of `build`.
+    """
+    precision = "auto" if options.get("budget") else "int8"
+    return build(model, output, precision=precision, calibration=calibration, **options)
 
 
 def load(

@@ -40,12 +40,15 @@ inline std::span<const std::byte> span_of(const nb::bytes& bytes) {
     return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
 }
 
-/// `make(options)` without the GIL. `options.progress` holds Python objects: it goes while the GIL is held.
+/// `make(options)` without the GIL. Functions among the options hold Python objects: they go while the GIL is held.
 template <typename Options, typename Make>
 auto without_gil(Options options, Make&& make) {
     struct Restore {
         Options& options;
-        ~Restore() { options.progress = nullptr; }
+        ~Restore() {
+            options.progress = nullptr;
+            if constexpr (requires { options.accuracy; }) options.accuracy.metric = nullptr;
+        }
     } restore{options};
     const nb::gil_scoped_release release;
     return make(options);

@@ -213,29 +213,35 @@ nb::dict profile(Context::Impl& context, nb::dict feeds, int runs) {
     return d;
 }
 
+/// One dict for each row, as `fill(dict, row)` makes it.
+template <typename Row, typename Fill>
+nb::list dicts_of(const std::vector<Row>& rows, Fill&& fill) {
+    nb::list list;
+    for (const Row& row : rows) {
+        nb::dict d;
+        fill(d, row);
+        list.append(d);
+    }
+    return list;
+}
+
 nb::dict to_dict(const BuildReport& report) {
     nb::dict d;
-    nb::list tactics, passes, layers, verification;
-    for (const TacticRow& row : report.tactics) {
-        nb::dict r, times;
+    d["tactics"] = dicts_of(report.tactics, [](nb::dict& r, const TacticRow& row) {
+        nb::dict times;
         for (const auto& [tactic, time] : row.seconds) times[tactic.c_str()] = time;
         r["region"] = row.region;
         r["layers"] = row.layers;
         r["chosen"] = row.chosen;
         r["seconds"] = times;
         r["from_cache"] = row.from_cache;
-        tactics.append(r);
-    }
-    for (const PassRow& row : report.passes) {
-        nb::dict r;
+    });
+    d["passes"] = dicts_of(report.passes, [](nb::dict& r, const PassRow& row) {
         r["name"] = row.name;
         r["changes"] = row.changes;
         r["seconds"] = row.seconds;
-        passes.append(r);
-    }
-    for (const LayerRow& row : report.layers) layers.append(to_dict(row));
-    for (const VerificationRow& row : report.verification) {
-        nb::dict r;
+    });
+    d["verification"] = dicts_of(report.verification, [](nb::dict& r, const VerificationRow& row) {
         r["name"] = row.name;
         r["layers"] = row.layers;
         r["implementation"] = row.implementation;
@@ -243,33 +249,47 @@ nb::dict to_dict(const BuildReport& report) {
         r["tolerance"] = row.tolerance;
         r["passed"] = row.passed;
         r["note"] = row.note;
-        verification.append(r);
-    }
-    nb::list precision, output_errors;
-    for (const PrecisionRow& row : report.precision) {
-        nb::dict r;
+    });
+    d["precision"] = dicts_of(report.precision, [](nb::dict& r, const PrecisionRow& row) {
         r["layer"] = row.layer;
         r["op"] = row.op;
         r["before"] = row.before;
         r["after"] = row.after;
         r["sqnr"] = row.sqnr;
         r["note"] = row.note;
-        precision.append(r);
-    }
-    for (const OutputErrorRow& row : report.output_errors) {
-        nb::dict r;
+    });
+    d["output_errors"] = dicts_of(report.output_errors, [](nb::dict& r, const OutputErrorRow& row) {
         r["name"] = row.name;
         r["sqnr"] = row.sqnr;
         r["cosine"] = row.cosine;
-        output_errors.append(r);
-    }
-    d["precision"] = precision;
-    d["output_errors"] = output_errors;
-    d["tactics"] = tactics;
-    d["timing_cache"] = report.timing_cache;
-    d["passes"] = passes;
+    });
+    d["groups"] = dicts_of(report.groups, [](nb::dict& r, const PrecisionGroupRow& row) {
+        nb::dict choices;
+        for (const PrecisionGroupRow::Choice& choice : row.choices) {
+            nb::dict c;
+            c["seconds"] = choice.seconds;
+            c["noise"] = choice.noise;
+            choices[choice.precision.c_str()] = c;
+        }
+        r["layers"] = row.layers;
+        r["choices"] = choices;
+        r["chosen"] = row.chosen;
+    });
+    d["mixes"] = dicts_of(report.mixes, [](nb::dict& r, const MixRow& row) {
+        r["name"] = row.name;
+        r["layers"] = row.layers;
+        r["seconds"] = row.seconds;
+        r["accuracy"] = row.accuracy;
+        r["held_out"] = row.held_out;
+        r["met"] = row.met;
+        r["on_front"] = row.on_front;
+        r["chosen"] = row.chosen;
+    });
+    nb::list layers;
+    for (const LayerRow& row : report.layers) layers.append(to_dict(row));
     d["layers"] = layers;
-    d["verification"] = verification;
+    d["budget"] = report.budget;
+    d["timing_cache"] = report.timing_cache;
     nb::dict seconds;
     for (const auto& [stage, time] : report.seconds) seconds[stage.c_str()] = time;
     d["seconds"] = seconds;
@@ -309,6 +329,17 @@ BuildOptions build_options(nb::dict given) {
     calibration.save_table = nb::cast<std::string>(given["save_calibration_table"]);
     calibration.layer_precision = nb::cast<StringPairs>(given["layer_precision"]);
     calibration.accuracy_budget = nb::cast<double>(given["accuracy_budget"]);
+    AccuracyOptions& accuracy = options.accuracy;
+    accuracy.budget = nb::cast<std::string>(given["budget"]);
+    accuracy.held_out = samples_of(given["held_out"]);
+    if (const nb::object metric = given["metric"]; !metric.is_none())
+        accuracy.metric = [metric](const Plan& plan) {
+            const nb::gil_scoped_acquire acquire;
+            return nb::cast<double>(metric(plan));
+        };
+    accuracy.command = nb::cast<std::string>(given["metric_command"]);
+    accuracy.mixes = nb::cast<int>(given["mixes"]);
+    accuracy.time_limit = nb::cast<double>(given["search_time"]);
     options.progress = progress_of(given["progress"]);
     return options;
 }

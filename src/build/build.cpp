@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "backends/backend.hpp"
+#include "build/auto_precision.hpp"
 #include "build/model.hpp"
 #include "build/network.hpp"
 #include "build/verify.hpp"
@@ -23,6 +24,24 @@
 namespace planish {
 namespace {
 
+void check_accuracy(const BuildOptions& options) {
+    const AccuracyOptions& given = options.accuracy;
+    if (given.budget.empty())
+        fail(ErrorCode::invalid_argument, "precision 'auto' needs an accuracy budget",
+             "say what may be lost, e.g. --budget 'top1>=0.99', budget= in Python, BuildOptions::accuracy in C++");
+    const bool own = parse_budget(given.budget).is_users_own(), metric = given.metric || !given.command.empty();
+    if (own && !metric)
+        fail(ErrorCode::invalid_argument, "the budget '" + given.budget + "' is on a metric that was not given",
+             "give --metric COMMAND, or in Python a function of the engine as metric=");
+    if (metric && !own)
+        fail(ErrorCode::invalid_argument, "a metric was given, and the budget '" + given.budget + "' does not use it",
+             "write metric>=NUMBER, or leave the metric out");
+    if (options.only_reference || options.optimization_level < kReplayLevel)
+        fail(ErrorCode::invalid_argument, "precision 'auto' chooses by measured times, and timing is off",
+             "use optimization level 3 or above, without --only-reference");
+    if (given.mixes < 0) fail(ErrorCode::invalid_argument, fmt::format("the number of mixes is {}", given.mixes));
+}
+
 /// Throws for options that contradict each other; else returns them.
 const BuildOptions& checked(const BuildOptions& options) {
     if (options.targets.empty())
@@ -35,13 +54,23 @@ const BuildOptions& checked(const BuildOptions& options) {
     if (options.replay_only && (options.timing_cache.empty() || options.optimization_level < kReplayLevel))
         fail(ErrorCode::invalid_argument, "replay only, but no timing cache is used",
              "give one, and an optimization level of 2 or more");
+    if (!options.accuracy.budget.empty() && options.precision != "auto")
+        fail(ErrorCode::invalid_argument,
+             "the budget '" + options.accuracy.budget + "' is of no use for precision '" + options.precision + "'",
+             "it belongs to precision auto");
     if (options.precision == "fp32") return options;
-    if (options.precision == "int8") {
+    const bool automatic = options.precision == "auto";
+    if (options.precision == "int8" || automatic) {
+        if (gpu && automatic)
+            fail(ErrorCode::unsupported, "precision 'auto' is not available on GPUs in this version",
+                 "build for the CPU, or for a GPU with tf32, fp16, bf16 or int8");
         if (options.calibration.samples.empty() && !options.calibration.next)
-            fail(ErrorCode::invalid_argument, "precision 'int8' needs calibration data, and none was given",
+            fail(ErrorCode::invalid_argument,
+                 "precision '" + options.precision + "' needs calibration data, and none was given",
                  "give 100 or so real inputs: --calib FOLDER or FILE.npz, calibration= in Python, "
                  "BuildOptions::calibration in C++");
         precision::parse_method(options.calibration.method);
+        if (automatic) check_accuracy(options);
         return options;
     }
     for (std::string_view known : {"tf32", "fp16", "bf16"}) {
@@ -51,10 +80,9 @@ const BuildOptions& checked(const BuildOptions& options) {
              "precision '" + options.precision + "' is not available on the CPU in this version",
              "build with precision fp32, or for a GPU: --target cuda:sm_90a");
     }
-    for (std::string_view known : {"fp8", "auto"})
-        if (options.precision == known)
-            fail(ErrorCode::unsupported, "precision '" + options.precision + "' is not available in this version",
-                 "build with precision fp32, or for a GPU with tf32, fp16 or bf16");
+    if (options.precision == "fp8")
+        fail(ErrorCode::unsupported, "precision 'fp8' is not available in this version",
+             "build with precision fp32, for a GPU with tf32, fp16 or bf16, for the CPU with int8");
     fail(ErrorCode::invalid_argument, "unknown precision '" + options.precision + "'",
          "precisions are fp32, tf32, fp16, bf16, int8, fp8, auto");
 }
@@ -176,24 +204,11 @@ class Builder {
         std::unique_ptr<Graph> graph = model.graph->clone();
         optimise(*graph);
 
-        std::unique_ptr<Graph> floats;  // what integers have to beat
-        if (options_.precision == "int8") {
-            stages_.begin("quantise", 0.3, 0.5);
-            floats = graph->clone();
-            quantise(*graph);
-        }
-
-        stages_.begin("compile", 0.5, 0.55);
-        network_ = compiler_.compile(std::move(graph));
-
-        if (compiler_.tunes()) {
-            stages_.begin("tune", 0.55, 0.75);
-            std::string key;
-            if (floats) key = compiler_.key_of(network_, NetworkCompiler::kIntegersOrFloats);
-            compiler_.tune(network_);
-            if (floats) require_gain(std::move(floats), key);
-            compiler_.keep_measurements();
-        }
+        if (options_.precision == "auto")
+            mix(*graph);
+        else
+            build_as_asked(std::move(graph));
+        compiler_.keep_measurements();
         contents_->graph = std::move(network_.graph);
         contents_->profiles = compiler_.profiles(*contents_->graph);
         contents_->sections = compiler_.sections(network_);
@@ -211,6 +226,59 @@ class Builder {
     }
 
   private:
+    void build_as_asked(std::unique_ptr<Graph> graph) {
+        std::unique_ptr<Graph> floats;  // what integers have to beat
+        if (options_.precision == "int8") {
+            stages_.begin("quantise", 0.3, 0.5);
+            floats = graph->clone();
+            quantise(*graph);
+        }
+
+        stages_.begin("compile", 0.5, 0.55);
+        network_ = compiler_.compile(std::move(graph));
+
+        if (compiler_.tunes()) {
+            stages_.begin("tune", 0.55, 0.75);
+            std::string key;
+            if (floats) key = compiler_.key_of(network_, NetworkCompiler::kIntegersOrFloats);
+            compiler_.tune(network_);
+            if (floats) require_gain(std::move(floats), key);
+        }
+    }
+
+    void mix(const Graph& floats) {
+        std::vector<TensorMap> samples = calibration_samples(floats), held_out = options_.accuracy.held_out;
+        name_only_input(floats, held_out);
+        if (held_out.empty()) {
+            constexpr size_t kEvery = 5;
+            if (samples.size() < 2)
+                fail(ErrorCode::invalid_argument,
+                     "precision 'auto' needs data to verify with, and one calibration sample cannot be shared out",
+                     "give more calibration data, or some to verify with: --held-out, held_out= in Python");
+            std::vector<TensorMap> kept;
+            for (size_t i = 0; i < samples.size(); ++i)
+                (i % kEvery == std::min(kEvery, samples.size()) - 1 ? held_out : kept).push_back(samples[i]);
+            samples = std::move(kept);
+        }
+        LoadOptions load;
+        load.device = options_.targets[0];
+        for (const std::string& target : options_.targets)
+            if (!runtime::device_of(runtime::full_target(target)).name.empty()) {
+                load.device = target;
+                break;
+            }
+        load.threads = compiler_.threads();
+        Accuracy accuracy(options_.accuracy, parse_budget(options_.accuracy.budget), samples, std::move(held_out),
+                          std::move(load));
+        const Quantise quantise = [&](Graph& graph, const StringPairs& pins, bool first) {
+            return quantise_with(graph, samples, pins, first);
+        };
+        expect(floats, samples[0]);
+        network_ = build_mix(floats, options_, quantise, accuracy, compiler_, stages_, report_);
+        quantised_ = std::any_of(report_.precision.begin(), report_.precision.end(),
+                                 [](const PrecisionRow& row) { return row.after == "int8"; });
+    }
+
     void optimise(Graph& graph) {
         passes::PassOptions options;
         options.disabled = options_.disabled_passes;
@@ -230,15 +298,25 @@ class Builder {
             report_.passes.push_back({row.name, row.changes, row.seconds});
     }
 
-    void quantise(Graph& graph) {
-        const CalibrationOptions& given = options_.calibration;
-        std::vector<TensorMap> samples = given.samples;
-        if (given.next)
-            for (TensorMap sample; given.next(sample); sample.clear()) samples.push_back(sample);
-        // A model of one input need not have it named.
+    /// A model of one input need not have it named.
+    static void name_only_input(const Graph& graph, std::vector<TensorMap>& samples) {
         for (TensorMap& sample : samples)
             if (graph.inputs().size() == 1 && sample.size() == 1 && sample.begin()->first.empty())
                 sample = {{graph.inputs()[0]->name, sample.begin()->second}};
+    }
+
+    std::vector<TensorMap> calibration_samples(const Graph& graph) const {
+        std::vector<TensorMap> samples = options_.calibration.samples;
+        if (options_.calibration.next)
+            for (TensorMap sample; options_.calibration.next(sample); sample.clear()) samples.push_back(sample);
+        name_only_input(graph, samples);
+        return samples;
+    }
+
+    /// `first`: of the networks that are quantised in this build.
+    precision::QuantizeResult quantise_with(Graph& graph, std::span<const TensorMap> samples, const StringPairs& pins,
+                                            bool first) {
+        const CalibrationOptions& given = options_.calibration;
         precision::QuantizeOptions options;
         options.method = precision::parse_method(given.method);
         options.percentile = given.percentile;
@@ -247,6 +325,8 @@ class Builder {
         options.round_jointly = given.round_jointly;
         options.correct_bias = given.correct_bias;
         options.layer_precision = given.layer_precision;
+        options.layer_precision.insert(options.layer_precision.end(), pins.begin(), pins.end());
+        options.sensitivities = first && options_.precision == "auto";
         options.threads = compiler_.threads();
         options.progress = [&](std::string_view detail, double fraction) { stages_.update(detail, fraction); };
         precision::CalibrationTable table;
@@ -255,16 +335,29 @@ class Builder {
             options.table = &table;
         }
         precision::QuantizeResult result = precision::quantize(graph, samples, options);
-        if (options_.shapes.empty() && options_.samples.empty()) compiler_.expect(graph, samples[0]);
-        if (!given.save_table.empty()) precision::write_table(given.save_table, result.table);
+        if (first && !given.save_table.empty()) precision::write_table(given.save_table, result.table);
+        return result;
+    }
+
+    /// Without a word on shapes from the user, those of the calibration data are what the network will see.
+    void expect(const Graph& graph, const TensorMap& sample) {
+        if (options_.shapes.empty() && options_.samples.empty()) compiler_.expect(graph, sample);
+    }
+
+    void quantise(Graph& graph) {
+        const std::vector<TensorMap> samples = calibration_samples(graph);
+        precision::QuantizeResult result = quantise_with(graph, samples, {}, true);
+        expect(graph, samples[0]);
         report_.precision = std::move(result.layers);
         report_.output_errors = std::move(result.outputs);
+        quantised_ = true;
     }
 
     void require_gain(std::unique_ptr<Graph> floats, const std::string& key) {
         const auto loss = compiler_.require_gain(network_, std::move(floats), key);
         if (!loss) return;
         precision_ = "fp32";
+        quantised_ = false;
         report_.output_errors.clear();
         for (PrecisionRow& row : report_.precision) {
             row.after = "fp32";
@@ -318,10 +411,10 @@ class Builder {
                                                       static_cast<double>(network_.programs.size()));
                     });
             }
-            auto end = precision_ == "int8" ? quantisation_rows()
-                                            : verification::verify_outputs(*bound, outputs, reference,
-                                                                           roundoff_of(compiler_.precision_of(target)));
-            if (precision_ != "int8" && !real.empty()) verification::allow_other_bytes(end, reference, real);
+            auto end = quantised_ ? quantisation_rows()
+                                  : verification::verify_outputs(*bound, outputs, reference,
+                                                                 roundoff_of(compiler_.precision_of(target)));
+            if (!quantised_ && !real.empty()) verification::allow_other_bytes(end, reference, real);
             rows.insert(rows.end(), std::make_move_iterator(end.begin()), std::make_move_iterator(end.end()));
             if (report_.verification.empty()) report_.verification = rows;
             require_passed(rows);
@@ -337,6 +430,8 @@ class Builder {
             VerificationRow row{"output:" + output.name, {}, "", 0, 0, true, {}};
             row.error = std::pow(10, -output.sqnr / 20);
             row.tolerance = std::pow(10, -budget / 20);
+            // Of precision "auto" the search has looked at what its budget is on.
+            if (options_.precision == "auto") row.tolerance = std::max(row.tolerance, row.error);
             row.passed = row.error <= row.tolerance;
             row.note = fmt::format("noise against signal on calibration data: {:.1f} dB, cosine {:.4f}", output.sqnr,
                                    output.cosine);
@@ -399,12 +494,10 @@ class Builder {
         for (const auto& [name, range] : options_.shapes)
             p.options.emplace_back("shape:" + name,
                                    dims_text(range.min) + " " + dims_text(range.opt) + " " + dims_text(range.max));
-        for (const OutputErrorRow& row : report_.output_errors)
-            p.options.emplace_back("int8 output:" + row.name,
-                                   fmt::format("{:.1f} dB, cosine {:.4f} on calibration data", row.sqnr, row.cosine));
-        for (const PrecisionRow& row : report_.precision)
-            p.options.emplace_back("layer:" + row.layer, row.after == "int8" ? fmt::format("int8, {:.1f} dB", row.sqnr)
-                                                                             : row.after + ": " + row.note);
+        if (!report_.budget.empty()) p.options.emplace_back("budget", report_.budget);
+        p.precision = report_.precision;
+        p.output_errors = report_.output_errors;
+        p.mixes = report_.mixes;
         p.passes = report_.passes;
         for (PassRow& row : p.passes) row.seconds = 0;  // equal inputs give equal bytes
         p.layers = report_.layers;
@@ -418,6 +511,7 @@ class Builder {
 
     const BuildOptions& options_;
     std::string precision_ = options_.precision;  // that the plan ends up with
+    bool quantised_ = false;                      // by this build, not by the model
     BuildReport report_;
     Stages stages_;
     std::shared_ptr<plan::PlanContents> contents_;

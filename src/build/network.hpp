@@ -53,6 +53,17 @@ class NetworkCompiler {
     static constexpr std::string_view kIntegersOrFloats = "int8 or fp32";
     std::optional<Loss> require_gain(Network& network, std::unique_ptr<Graph> floats, const std::string& key);
 
+    /// Seconds of one run of `network` and of `rival`, which took turns: as the timing cache says for `key`, else as is
+    /// measured now. Nullopt: neither can be. Errors: not_found (nothing may be measured, and it is not known).
+    std::optional<std::pair<double, double>> race(const Network& network, const Network& rival, const std::string& key,
+                                                  const std::pair<std::string, std::string>& names);
+    /// The same by step of their programs.
+    std::optional<std::pair<std::vector<double>, std::vector<double>>> race_steps(const Network& network,
+                                                                                  const Network& rival,
+                                                                                  const std::string& key);
+    /// The program that is timed: of the first target that this machine can run. Null: there is none.
+    const Program* timed_program(const Network& network) const;
+
     /// Adds what was measured to the timing cache's file.
     void keep_measurements();
 
@@ -72,8 +83,13 @@ class NetworkCompiler {
   private:
     CompileOptions compile_options(const std::string& target);
     void compile_for(Network& network, const std::vector<Dims>& shapes);
+    /// On the verification's sample, else on random inputs.
     std::unique_ptr<tuner::Stopwatch> make_stopwatch(const Graph& bound) const;
     std::optional<size_t> timed_target(const Network& network) const;
+    /// What the timing cache holds for `key`, which `measure` fills in where it may.
+    const tuner::Timing* measured(const Network& network, const std::string& key, const std::string& title,
+                                  const std::function<void(tuner::Timing&)>& measure);
+    std::unique_ptr<tuner::Stopwatch> stopwatch_for(const Network& network) const;
     int effort() const;
     std::string machine_of(const std::string& target) const;
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cli/common.hpp"
+#include "cli/front.hpp"
 #include "cli/terminal.hpp"
 #include "passes/pass.hpp"
 #include "plan/plan_io.hpp"
@@ -15,7 +16,7 @@ namespace {
 struct Options {
     std::string model, output;
     std::vector<std::string> shapes, metadata, samples;
-    std::string timing_cache, calibration;
+    std::string timing_cache, calibration, held_out, plot;
     std::vector<std::string> layer_precision;
     BuildOptions build;
     bool no_verify = false, list_passes = false, json = false, quiet = false;
@@ -47,18 +48,13 @@ void print_json(const Options& options, const BuildReport& report, int64_t bytes
     for (const LayerRow& row : report.layers) layers.push_back(to_json(row));
     for (const VerificationRow& row : report.verification) verification.push_back(to_json(row));
     for (const auto& [stage, time] : report.seconds) seconds[stage] = time;
-    Json precision = Json::array(), output_errors = Json::array();
-    for (const PrecisionRow& row : report.precision)
-        precision.push_back({{"layer", row.layer},
-                             {"op", row.op},
-                             {"before", row.before},
-                             {"after", row.after},
-                             {"sqnr", row.sqnr},
-                             {"note", row.note}});
-    for (const OutputErrorRow& row : report.output_errors)
-        output_errors.push_back({{"name", row.name}, {"sqnr", row.sqnr}, {"cosine", row.cosine}});
-    result["precision"] = precision;
-    result["output_errors"] = output_errors;
+    result["precision"] = to_json(report.precision);
+    result["output_errors"] = to_json(report.output_errors);
+    if (!report.budget.empty()) {
+        result["budget"] = report.budget;
+        result["groups"] = to_json(report.groups);
+        result["mixes"] = to_json(report.mixes);
+    }
     result["seconds"] = seconds;
     result["warnings"] = report.warnings;
     result["timing_cache"] = report.timing_cache.empty() ? Json() : Json(report.timing_cache);
@@ -151,19 +147,6 @@ void print_text(const Options& options, const BuildReport& report, int64_t bytes
         fmt::print(stderr, "{} {}\n", paint("warning:", Colour::yellow, stderr), warning);
 }
 
-// What quantisation did to each layer and to the outputs.
-void print_precision(const BuildReport& report) {
-    if (report.precision.empty()) return;
-    Table table({"layer", "op", "before", "after", ">SQNR", "note"});
-    for (const PrecisionRow& row : report.precision)
-        table.add({shorten(row.layer, 60), row.op, row.before, row.after,
-                   row.after == "int8" ? fmt::format("{:.1f} dB", row.sqnr) : "", row.note});
-    fmt::print("{}", table.text());
-    for (const OutputErrorRow& row : report.output_errors)
-        fmt::print("output {}: {:.1f} dB, cosine {:.4f} against the float model on the calibration data\n", row.name,
-                   row.sqnr, row.cosine);
-}
-
 // A damaged file of the user's own naming is an error; the default one must never be in the way.
 void choose_timing_cache(Options& options) {
     if (options.timing_cache == "none") return;
@@ -199,6 +182,8 @@ int run_build(Options& options) {
     if (!options.calibration.empty()) build_options.calibration.samples = read_calibration(options.calibration);
     for (const std::string& text : options.layer_precision)
         build_options.calibration.layer_precision.push_back(split_assignment(text, "--layer-precision"));
+    if (!options.held_out.empty()) build_options.accuracy.held_out = read_calibration(options.held_out);
+    if (!options.plot.empty()) check_plot(options.plot, build_options.precision);
     plan::check_writable(options.output);
     ProgressLine line(!options.quiet && !options.json);
     build_options.progress = [&](const Progress& p) {
@@ -209,11 +194,13 @@ int run_build(Options& options) {
     line.update("write", options.output, 1);
     plan.save(options.output);
     line.clear();
+    if (!options.plot.empty()) write_plot(options.plot, plan.report().mixes, plan.report().budget);
     const auto bytes = static_cast<int64_t>(std::filesystem::file_size(options.output));
     if (options.json)
         print_json(options, plan.report(), bytes);
     else if (!options.quiet) {
-        print_precision(plan.report());
+        print_precision(plan.report().precision, plan.report().output_errors);
+        print_mixes(plan.report());
         print_text(options, plan.report(), bytes);
     }
     return 0;
@@ -230,11 +217,12 @@ Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
         ->take_all()
         ->allow_extra_args(false);
     verb->add_option("--precision", options->build.precision,
-                     "Of GPU targets: fp32 (default), tf32, fp16, bf16, int8 (with --calib); of the CPU: fp32, int8");
+                     "Of GPU targets: fp32 (default), tf32, fp16, bf16, int8 (with --calib); of the CPU: fp32, int8, "
+                     "auto: the fastest mix of both within --budget");
     CalibrationOptions& calibration = options->build.calibration;
     verb->add_option(
         "--calib", options->calibration,
-        "Real inputs for int8: a folder of .npz (a sample each) or .npy files, or an .npz whose arrays hold "
+        "Real inputs for int8 and auto: a folder of .npz (a sample each) or .npy files, or an .npz whose arrays hold "
         "the samples along their first axis");
     verb->add_option("--calib-method", calibration.method,
                      "How the range of a tensor is chosen: mse (default), min_max, percentile, entropy");
@@ -245,6 +233,19 @@ Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
         ->allow_extra_args(false);
     verb->add_option("--accuracy-budget", calibration.accuracy_budget,
                      "Least signal to quantisation noise of every output on the calibration data, in dB");
+    AccuracyOptions& accuracy = options->build.accuracy;
+    verb->add_option("--budget", accuracy.budget,
+                     "What auto must keep: top1>=0.99 (agreement with float32), cosine>=0.999, sqnr>=25 (dB), "
+                     "error<=0.05, or of --metric metric>=0.75, metric>=fp32-0.005");
+    verb->add_option("--metric", accuracy.command,
+                     "Shell command that prints the accuracy of a plan last; {plan} in it is the plan's file");
+    verb->add_option("--held-out", options->held_out,
+                     "Inputs to verify the budget with, in the forms of --calib (default: every fifth of those)");
+    verb->add_option("--mixes", accuracy.mixes, "Most mixes of precisions to build and measure (default: 6)")
+        ->check(CLI::NonNegativeNumber);
+    verb->add_option("--search-time", accuracy.time_limit, "Seconds after which no other mix is tried (default: none)")
+        ->check(CLI::NonNegativeNumber);
+    verb->add_option("--plot", options->plot, "Write the mixes' times and accuracies as a picture to this .svg file");
     verb->add_option("--shape", options->shapes,
                      "NAME=SHAPE or NAME=MIN:OPT:MAX, sizes with x between; may be repeated")
         ->allow_extra_args(false);
@@ -293,6 +294,7 @@ Verb add_build(CLI::App& app) {
         "  planish build mobilenet_v2.onnx -o mobilenet_v2.plan\n"
         "  planish build bert.onnx --shape input_ids=1x8:1x128:8x512 --shape attention_mask=1x8:1x128:8x512\n"
         "  planish build model.onnx --precision int8 --calib images/\n"
+        "  planish build model.onnx --precision auto --budget 'top1>=0.99' --calib images/\n"
         "  planish build model.onnx --timing-cache team.json --replay-only\n"
         "  planish build model.onnx --dump-after all --dump-folder passes/");
     return add_verb(verb, std::make_shared<Options>());
@@ -301,13 +303,18 @@ Verb add_build(CLI::App& app) {
 Verb add_quantize(CLI::App& app) {
     CLI::App* verb = app.add_subcommand("quantize", "Compile an ONNX model to a plan of 8-bit integers");
     verb->footer(
-        "The same as planish build --precision int8. Examples:\n"
+        "The same as planish build --precision int8; with --budget: as --precision auto. Examples:\n"
+        "  planish quantize mobilenet_v2.onnx --calib images/ --budget 'top1>=0.99' --plot front.svg\n"
         "  planish quantize mobilenet_v2.onnx --calib images/ -o mobilenet_v2_int8.plan\n"
         "  planish quantize model.onnx --calib samples.npz --layer-precision 'head*=fp32' --save-calib-table "
         "ranges.json");
     auto options = std::make_shared<Options>();
     options->build.precision = "int8";
-    return add_verb(verb, std::move(options));
+    const Verb run = add_verb(verb, options);
+    return [options, run] {
+        if (!options->build.accuracy.budget.empty()) options->build.precision = "auto";
+        return run();
+    };
 }
 
 }  // namespace planish::cli

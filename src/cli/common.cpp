@@ -8,6 +8,7 @@
 
 #include "build/verify.hpp"
 #include "cli/npy.hpp"
+#include "cli/terminal.hpp"
 #include "passes/pass.hpp"
 
 namespace planish::cli {
@@ -172,6 +173,37 @@ Json to_json(const VerificationRow& row) {
     return {{"name", row.name},   {"layers", row.layers},       {"implementation", row.implementation},
             {"error", row.error}, {"tolerance", row.tolerance}, {"passed", row.passed},
             {"note", row.note}};
+}
+
+Json to_json(const std::vector<PrecisionRow>& rows) {
+    Json result = Json::array();
+    for (const PrecisionRow& row : rows)
+        result.push_back({{"layer", row.layer},
+                          {"op", row.op},
+                          {"before", row.before},
+                          {"after", row.after},
+                          {"sqnr", row.sqnr},
+                          {"note", row.note}});
+    return result;
+}
+
+Json to_json(const std::vector<OutputErrorRow>& rows) {
+    Json result = Json::array();
+    for (const OutputErrorRow& row : rows)
+        result.push_back({{"name", row.name}, {"sqnr", row.sqnr}, {"cosine", row.cosine}});
+    return result;
+}
+
+void print_precision(const std::vector<PrecisionRow>& layers, const std::vector<OutputErrorRow>& outputs) {
+    if (layers.empty()) return;
+    Table table({"layer", "op", "before", "after", ">SQNR", "note"});
+    for (const PrecisionRow& row : layers)
+        table.add({shorten(row.layer, 60), row.op, row.before, row.after,
+                   row.after == "int8" ? fmt::format("{:.1f} dB", row.sqnr) : "", row.note});
+    fmt::print("{}", table.text());
+    for (const OutputErrorRow& row : outputs)
+        fmt::print("output {}: {:.1f} dB, cosine {:.4f} against the float model on the calibration data\n", row.name,
+                   row.sqnr, row.cosine);
 }
 
 }  // namespace planish::cli

@@ -58,5 +58,10 @@ std::string shape_text(const TensorInfo& info);  // "float32[N, 3, 224, 224]"
 Json to_json(const StringPairs& pairs);
 Json to_json(const LayerRow& row);
 Json to_json(const VerificationRow& row);
+Json to_json(const std::vector<PrecisionRow>& rows);
+Json to_json(const std::vector<OutputErrorRow>& rows);
+
+/// What quantisation did to each layer and to the outputs.
+void print_precision(const std::vector<PrecisionRow>& layers, const std::vector<OutputErrorRow>& outputs);
 
 }  // namespace planish::cli

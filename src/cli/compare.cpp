@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/temporary_folder.hpp"
 #include "build/verify.hpp"
 #include "cli/common.hpp"
 #include "cli/npy.hpp"
@@ -28,24 +29,6 @@ struct Options {
     LoadOptions load;
     int top = 20;
     bool json = false;
-};
-
-/// A folder that goes with all it holds.
-class TemporaryFolder {
-  public:
-    TemporaryFolder() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "planish-XXXXXX").string();
-        if (mkdtemp(pattern.data()) == nullptr) fail(ErrorCode::io_error, "cannot create a temporary folder");
-        path_ = pattern;
-    }
-    ~TemporaryFolder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    const std::filesystem::path& path() const { return path_; }
-
-  private:
-    std::filesystem::path path_;
 };
 
 constexpr const char* kOnnxRuntimeScript = R"(

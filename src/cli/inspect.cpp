@@ -6,6 +6,7 @@
 
 #include "base/sparse_tensor.hpp"
 #include "cli/common.hpp"
+#include "cli/front.hpp"
 #include "cli/terminal.hpp"
 #include "plan/plan_io.hpp"
 #include "runtime/engine_impl.hpp"
@@ -111,6 +112,7 @@ int run_inspect(const Options& options) {
         result["outputs"] = to_json(engine.outputs());
         result["device"] = info.device;
         result["target"] = info.target;
+        result["precision"] = info.precision;
         result["compiled_at_load"] = info.compiled_at_load;
         if (!info.interpreted.empty()) result["interpreted"] = info.interpreted;
         result["sizes"] = {{"weights", info.weight_bytes}, {"packed", info.packed_bytes}, {"arena", info.arena_bytes}};
@@ -145,7 +147,10 @@ int run_inspect(const Options& options) {
                                 {"versions", cli::to_json(p.versions)},
                                 {"metadata", cli::to_json(p.metadata)},
                                 {"passes", passes},
-                                {"verification", verification}};
+                                {"verification", verification},
+                                {"precision", cli::to_json(p.precision)},
+                                {"output_errors", cli::to_json(p.output_errors)},
+                                {"mixes", cli::to_json(p.mixes)}};
         if (options.graph) result["graph"] = print(*contents.graph);
         fmt::print("{}\n", result.dump(2, ' ', false, Json::error_handler_t::replace));
         return 0;
@@ -159,7 +164,7 @@ int run_inspect(const Options& options) {
             fmt::print("  built for {} {}\n", engine.inputs()[i].name, to_string(profile.opt[i]));
 
     heading("Runs here");
-    fmt::print("  device {}, target {}{}\n", info.device, info.target,
+    fmt::print("  device {}, target {}, precision {}{}\n", info.device, info.target, info.precision,
                info.compiled_at_load ? ", compiled at load: the plan has no section for it" : "");
     if (!info.interpreted.empty()) fmt::print("  in the reference interpreter: {}\n", info.interpreted);
     fmt::print("  weights {}, repacked {}, scratch per context {}\n", format_bytes(info.weight_bytes),
@@ -198,6 +203,11 @@ int run_inspect(const Options& options) {
     else
         fmt::print("  verified: {} rows, {} over tolerance\n", p.verification.size(), failed);
 
+    if (!p.precision.empty()) {
+        heading("Precision");
+        print_precision(p.precision, p.output_errors);
+        if (!p.mixes.empty()) fmt::print("\n{}", mixes_table(p.mixes));
+    }
     if (options.layers || options.explain) print_layers(layers, options.explain);
     if (options.verification) print_verification(p.verification);
     if (options.graph) fmt::print("\n{}", print(*contents.graph));

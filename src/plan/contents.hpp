@@ -41,7 +41,8 @@ struct Section {
     std::vector<Binary> binaries;  // sorted by key
 };
 
-/// Everything here is deterministic: no times, no dates, no paths of the building machine.
+/// Everything here is deterministic: no dates, no paths of the building machine, and no times but those of `mixes`,
+/// which are in the timing cache.
 struct Provenance {
     StringPairs source;    // "format", "sha256", "bytes", "producer", "opset", ...
     StringPairs options;   // name -> value as given
@@ -49,7 +50,10 @@ struct Provenance {
     std::vector<PassRow> passes;
     std::vector<LayerRow> layers;
     std::vector<VerificationRow> verification;
-    StringPairs metadata;  // the user's
+    StringPairs metadata;                 // the user's
+    std::vector<PrecisionRow> precision;  // of quantisation, as are output_errors and mixes; else empty
+    std::vector<OutputErrorRow> output_errors;
+    std::vector<MixRow> mixes;
 };
 
 struct PlanContents {

@@ -404,6 +404,17 @@ class Reader {
             result.verification.push_back({text(row.name()), texts(row.layers()), text(row.implementation()),
                                            row.error(), row.tolerance(), row.passed(), text(row.note())});
         });
+        each(p.precision(), [&](const fbs::PrecisionRow& row) {
+            result.precision.push_back({text(row.layer()), text(row.op()), text(row.before()), text(row.after()),
+                                        row.sqnr(), text(row.note())});
+        });
+        each(p.output_errors(), [&](const fbs::OutputErrorRow& row) {
+            result.output_errors.push_back({text(row.name()), row.sqnr(), row.cosine()});
+        });
+        each(p.mixes(), [&](const fbs::MixRow& row) {
+            result.mixes.push_back({text(row.name()), row.layers(), row.seconds(), row.accuracy(), row.held_out(),
+                                    row.met(), row.on_front(), row.chosen()});
+        });
         return result;
     }
 

@@ -311,13 +311,30 @@ class DescriptionWriter {
             verification.push_back(fbs::CreateVerificationRow(builder_, name, inside, implementation, row.error,
                                                               row.tolerance, row.passed, note));
         }
+        std::vector<Offset<fbs::PrecisionRow>> precision;
+        for (const PrecisionRow& row : p.precision) {
+            const auto layer = string(row.layer), op = string(row.op), before = string(row.before),
+                       after = string(row.after), note = string(row.note);
+            precision.push_back(fbs::CreatePrecisionRow(builder_, layer, op, before, after, row.sqnr, note));
+        }
+        std::vector<Offset<fbs::OutputErrorRow>> output_errors;
+        for (const OutputErrorRow& row : p.output_errors)
+            output_errors.push_back(fbs::CreateOutputErrorRow(builder_, string(row.name), row.sqnr, row.cosine));
+        std::vector<Offset<fbs::MixRow>> mixes;
+        for (const MixRow& row : p.mixes)
+            mixes.push_back(fbs::CreateMixRow(builder_, string(row.name), row.layers, row.seconds, row.accuracy,
+                                              row.held_out, row.met, row.on_front, row.chosen));
         const auto source = pairs(p.source), options = pairs(p.options), versions = pairs(p.versions),
                    metadata = pairs(p.metadata);
         const auto pass_vector = builder_.CreateVector(passes);
         const auto layer_vector = builder_.CreateVector(layers);
         const auto verification_vector = builder_.CreateVector(verification);
+        const auto present = [&](const auto& rows) { return rows.empty() ? 0 : builder_.CreateVector(rows); };
+        const auto precision_vector = present(precision);
+        const auto error_vector = present(output_errors);
+        const auto mix_vector = present(mixes);
         return fbs::CreateProvenance(builder_, source, options, versions, pass_vector, layer_vector,
-                                     verification_vector, metadata);
+                                     verification_vector, metadata, precision_vector, error_vector, mix_vector);
     }
 
     FlatBufferBuilder builder_;

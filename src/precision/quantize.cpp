@@ -11,6 +11,7 @@
 #include "base/glob.hpp"
 #include "passes/rewrite.hpp"
 #include "planish/error.hpp"
+#include "precision/comparison.hpp"
 #include "precision/equalise.hpp"
 #include "precision/places.hpp"
 #include "precision/samples.hpp"
@@ -28,33 +29,6 @@ constexpr int64_t kLeastRows = 4;
 // Every channel of an equalised tensor ends near the grid's end, so that any of them may leave it on other data: beyond
 // what was seen there is room for as much again as this.
 constexpr double kHeadroom = 1.4;
-
-double decibels(double signal, double noise) {
-    return noise == 0 ? 300 : signal == 0 ? -300 : 10 * std::log10(signal / noise);
-}
-
-struct Comparison {
-    double signal = 0, noise = 0, cosines = 0;
-    int64_t samples = 0;
-
-    void add(const Tensor& wanted, const Tensor& actual) {
-        const auto x = wanted.data<float>(), y = actual.data<float>();
-        double xx = 0, xy = 0, yy = 0, dd = 0;
-        for (size_t i = 0; i < x.size(); ++i) {
-            const double a = x[i], b = y[i];
-            xx += a * a;
-            xy += a * b;
-            yy += b * b;
-            dd += (a - b) * (a - b);
-        }
-        signal += xx;
-        noise += dd;
-        cosines += xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : xx == yy;
-        ++samples;
-    }
-    double sqnr() const { return decibels(signal, noise); }
-    double cosine() const { return samples > 0 ? cosines / static_cast<double>(samples) : 1; }
-};
 
 Tensor floats(const std::vector<float>& values) {
     return Tensor::from(std::span<const float>(values), {static_cast<int64_t>(values.size())});
@@ -116,6 +90,7 @@ class Quantizer {
             channels_.clear();
         }
         choose_grids();
+        if (options_.sensitivities) measure_sensitivities();
         insert_activations();
         if (options_.correct_bias) add_biases();
         quantize_weights();
@@ -247,6 +222,34 @@ class Quantizer {
         });
         for (const Place& place : places_)
             result_.table[place.value->name] = grids_[place.value] = grids.at(place.group);
+    }
+
+    void measure_sensitivities() {
+        // Outputs average over many values, so that few samples tell one layer from another.
+        constexpr size_t kSamples = 8;
+        std::vector<TensorMap> chosen;
+        const size_t count = std::min(samples_.size(), kSamples);
+        for (size_t i = 0; i < count; ++i) chosen.push_back(samples_[i * samples_.size() / count]);
+        const Rounding rounding = {[&](const Layer& layer, const Tensor& x) {
+                                       const auto grid = grids_.find(layer.input());
+                                       return grid == grids_.end() ? x : rounded_to(x, grid->second);
+                                   },
+                                   [&](const Layer& layer) {
+                                       Tensor weights(DType::f32, layer.weight()->constant->dims());
+                                       for (int64_t g = 0; g < layer.groups(); ++g) {
+                                           Matrix rounded = layer.weights(g);
+                                           const std::vector<double> equal(static_cast<size_t>(layer.terms()), 1);
+                                           const std::vector<float> scales = weight_scales(rounded, equal);
+                                           round_nearest(rounded, scales);
+                                           for (int64_t k = 0; k < rounded.rows; ++k)
+                                               for (int64_t n = 0; n < rounded.columns; ++n)
+                                                   rounded.at(k, n) *= scales[static_cast<size_t>(n)];
+                                           layer.put_weights(weights, g, rounded);
+                                       }
+                                       return weights;
+                                   }};
+        result_.groups = sensitivities(graph_, layers_, chosen, rounding, options_.threads,
+                                       [&](double fraction) { progress("sensitivities", 0.4 * fraction); });
     }
 
     void insert_activations() {

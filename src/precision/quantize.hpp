@@ -11,6 +11,7 @@
 #include "ir/graph.hpp"
 #include "planish/planish.hpp"
 #include "precision/observer.hpp"
+#include "precision/sensitivity.hpp"
 
 namespace planish::precision {
 
@@ -25,7 +26,8 @@ struct QuantizeOptions {
     bool round_jointly = true;  ///< a weight's rounding error is made up for by the weights after it
     bool correct_bias = true;   ///< each channel's mean stays
     StringPairs
-        layer_precision;  ///< pattern (* and ?) of layer names -> "fp32" or "int8"; the last that matches counts
+        layer_precision;         ///< pattern (* and ?) of layer names -> "fp32" or "int8"; the last that matches counts
+    bool sensitivities = false;  ///< find out what each layer alone would cost
     const CalibrationTable* table = nullptr;  ///< grids that are not to be chosen again
     int64_t memory = int64_t{3} << 29;        ///< bytes that values of samples may take
     int threads = 1;
@@ -36,6 +38,7 @@ struct QuantizeResult {
     std::vector<PrecisionRow> layers;
     std::vector<OutputErrorRow> outputs;
     CalibrationTable table;
+    std::vector<LayerGroup> groups;  ///< with QuantizeOptions::sensitivities
     int samples = 0;
 };
 

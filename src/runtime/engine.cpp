@@ -74,6 +74,21 @@ void count_constants(const Graph& graph, std::unordered_set<const void*>& seen, 
                 count_constants(**body, seen, stored, unpacked);
 }
 
+/// "int8": all layers with weights compute in 8-bit integers; "mixed": some do; else `otherwise`.
+std::string precision_of(const Graph& graph, const std::string& otherwise) {
+    const auto decoded = [](const Value* value) {
+        return value != nullptr && value->producer != nullptr && value->producer->is("DequantizeLinear");
+    };
+    bool integers = false, floats = false;
+    for (const auto& node : graph.nodes()) {
+        if (!node->is("Conv") && !node->is("Gemm") && !node->is("MatMul")) continue;
+        const Value* weights = node->input(1);
+        const bool bytes = decoded(weights) && weights->producer->input(0)->is_constant();
+        if (bytes || weights->is_constant()) (bytes && decoded(node->input(0)) ? integers : floats) = true;
+    }
+    return !integers ? otherwise : floats ? "mixed" : "int8";
+}
+
 }  // namespace
 
 std::string_view version() {
@@ -172,7 +187,8 @@ EngineInfo Engine::Impl::info() const {
     std::unordered_set<const void*> seen;
     count_constants(graph(), seen, result.weight_bytes, result.packed_bytes);
     result.packed_bytes += packed.bytes();
-    result.precision = compile_options.precision;
+    result.precision =
+        device.ordinal >= 0 ? compile_options.precision : precision_of(graph(), compile_options.precision);
     if (compile_options.store) result.device_weight_bytes = compile_options.store->bytes();
     if (!tensors_only) result.interpreted = "an input is a sequence or an optional";
     cache.for_each([&](const runtime::Prepared& prepared) {

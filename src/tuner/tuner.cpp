@@ -433,19 +433,46 @@ int turns_of(int effort) {
     return kTurns * effort;
 }
 
-std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
-                         const std::function<bool()>& go_on) {
-    std::vector<double> best(programs.size(), INFINITY);
+namespace {
+
+/// Programs take turns; `see(program, samples)` gets the steps' seconds in each run of a turn. False: `go_on` ended it.
+bool take_turns(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
+                const std::function<bool()>& go_on,
+                const std::function<void(size_t, const std::vector<std::vector<double>>&)>& see) {
     std::vector<int> runs(programs.size(), 0);
     for (int turn = 0; turn < turns_of(effort); ++turn)
         for (size_t i = 0; i < programs.size(); ++i) {
-            if (!go_on()) return {};
-            std::vector<double> totals;
-            for (const auto& run : take_turn_of(*programs[i], stopwatch, runs[i]))
-                totals.push_back(std::accumulate(run.begin(), run.end(), 0.0));
-            best[i] = std::min(best[i], median(std::move(totals)));
+            if (!go_on()) return false;
+            see(i, take_turn_of(*programs[i], stopwatch, runs[i]));
         }
-    return best;
+    return true;
+}
+
+}  // namespace
+
+std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
+                         const std::function<bool()>& go_on) {
+    std::vector<double> best(programs.size(), INFINITY);
+    const bool finished = take_turns(programs, stopwatch, effort, go_on, [&](size_t i, const auto& samples) {
+        std::vector<double> totals;
+        for (const auto& run : samples) totals.push_back(std::accumulate(run.begin(), run.end(), 0.0));
+        best[i] = std::min(best[i], median(std::move(totals)));
+    });
+    return finished ? best : std::vector<double>();
+}
+
+std::vector<std::vector<double>> race_steps(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
+                                            const std::function<bool()>& go_on) {
+    std::vector<std::vector<double>> best(programs.size());
+    const bool finished = take_turns(programs, stopwatch, effort, go_on, [&](size_t i, const auto& samples) {
+        best[i].resize(samples[0].size(), INFINITY);
+        for (size_t step = 0; step < best[i].size(); ++step) {
+            std::vector<double> seconds;
+            for (const auto& run : samples) seconds.push_back(run[step]);
+            best[i][step] = std::min(best[i][step], median(std::move(seconds)));
+        }
+    });
+    return finished ? best : std::vector<std::vector<double>>();
 }
 
 Tuned tune(std::unique_ptr<Program> untuned, const Graph& graph, const Backend& backend, const CompileOptions& options,

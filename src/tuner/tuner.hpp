@@ -60,6 +60,10 @@ int turns_of(int effort);
 std::vector<double> race(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
                          const std::function<bool()>& go_on);
 
+/// The same by step of each program.
+std::vector<std::vector<double>> race_steps(std::span<const Program* const> programs, Stopwatch& stopwatch, int effort,
+                                            const std::function<bool()>& go_on);
+
 /// This processor, instruction set and number of threads, for TuneOptions::machine.
 std::string describe_machine(const std::string& target, int threads);
 

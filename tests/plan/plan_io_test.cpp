@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <random>
@@ -62,6 +63,9 @@ PlanContents sample() {
     p.passes = {{"fold-constants", 3, 0}};
     p.layers = {{"fc", {"a", "b"}, "MatMul", "gemm.avx2", "cpu", DType::f32, 640, 1280, {{"x", "isa_missing"}}}};
     p.verification = {{"fc", {"a"}, "gemm.avx2", 1e-7, 1e-6, true, "2x8"}};
+    p.precision = {{"fc", "MatMul", "fp32", "int8", 40, ""}, {"head", "MatMul", "fp32", "fp32", 300, "pinned"}};
+    p.output_errors = {{"y", 35.5, 0.999}};
+    p.mixes = {{"int8", 2, 1e-3, 0.5, NAN, false, true, false}, {"mix 1", 1, 2e-3, 0.9, 0.8, true, true, true}};
     return contents;
 }
 
@@ -107,6 +111,15 @@ TEST(PlanIo, ReadsWhatWasWritten) {
     EXPECT_EQ(p.layers[0].flops, 640);
     EXPECT_EQ(p.verification[0].tolerance, 1e-6);
     EXPECT_TRUE(p.verification[0].passed);
+    ASSERT_EQ(p.precision.size(), 2u);
+    EXPECT_EQ(p.precision[0].after, "int8");
+    EXPECT_EQ(p.precision[1].note, "pinned");
+    EXPECT_EQ(p.output_errors.at(0).sqnr, 35.5);
+    ASSERT_EQ(p.mixes.size(), 2u);
+    EXPECT_TRUE(std::isnan(p.mixes[0].held_out));
+    EXPECT_EQ(p.mixes[1].held_out, 0.8);
+    EXPECT_EQ(p.mixes[1].layers, 1);
+    EXPECT_TRUE(p.mixes[1].chosen && !p.mixes[0].chosen);
 }
 
 TEST(PlanIo, EqualContentsGiveEqualBytes) {

@@ -401,5 +401,37 @@ TEST(Quantize, BiasesKeepTheMeans) {
     for (const double s : shift) EXPECT_LT(std::fabs(s), 1e-3 * std::sqrt(noise));
 }
 
+/// A channel of large constants, which nothing reads, takes up the grid of a tensor: the layer that reads the others is
+/// the sensitive one.
+TEST(Quantize, SensitivitiesFindTheLayerThatLosesItsSignal) {
+    auto graph = parse_graph(R"(graph "g" { input %x : float32[N, 4, 8, 8]
+        const %w1 : float32[6, 4, 3, 3] = dense<0> const %b1 : float32[6] = dense<0>
+        const %w2 : float32[6, 6, 1, 1] = dense<0>
+        const %w3 : float32[5, 6, 1, 1] = dense<0> const %w4 : float32[5, 6, 1, 1] = dense<0>
+        %c1 = Conv(%x, %w1, %b1) %r1 = Relu(%c1)
+        %c2 = Conv(%r1, %w2) %r2 = Relu(%c2)
+        %c3 = Conv(%r2, %w3) %c4 = Conv(%r2, %w4) %y = Add(%c3, %c4) output %y })");
+    fill(*graph, 1);
+    Tensor offset = graph->find_value("b1")->constant->clone(), weights = graph->find_value("w2")->constant->clone();
+    offset.data<float>()[0] = 1000;
+    for (int64_t n = 0; n < 6; ++n) weights.data<float>()[static_cast<size_t>(6 * n)] = 0;
+    graph->find_value("b1")->constant = std::make_shared<const Tensor>(std::move(offset));
+    graph->find_value("w2")->constant = std::make_shared<const Tensor>(std::move(weights));
+    QuantizeOptions options;
+    options.sensitivities = true;
+    const auto result = quantize(*graph, samples_for(*graph, 4, 2), options);
+    ASSERT_EQ(result.groups.size(), 3u) << "layers that read one tensor are one group";
+    EXPECT_EQ(result.groups[2].members.size(), 2u);
+    EXPECT_GT(result.groups[1].noise, 0.1);
+    EXPECT_LT(result.groups[0].noise, 1e-3);
+    EXPECT_LT(result.groups[2].noise, 1e-3);
+    EXPECT_GT(result.groups[2].noise, 0);
+    EXPECT_EQ(result.groups[0].members[0].products, 36 * 36 * 6);
+    EXPECT_TRUE(result.groups[0].borders.empty());
+    ASSERT_EQ(result.groups[2].borders.size(), 1u);
+    EXPECT_EQ(result.groups[2].borders[0].group, 1u);
+    EXPECT_EQ(result.groups[2].borders[0].elements, 6 * 6 * 6);
+}
+
 }  // namespace
 }  // namespace planish::precision
