@@ -293,8 +293,8 @@ Verb add_build(CLI::App& app) {
         "Examples:\n"
         "  planish build mobilenet_v2.onnx -o mobilenet_v2.plan\n"
         "  planish build bert.onnx --shape input_ids=1x8:1x128:8x512 --shape attention_mask=1x8:1x128:8x512\n"
-        "  planish build model.onnx --precision int8 --calib images/\n"
-        "  planish build model.onnx --precision auto --budget 'top1>=0.99' --calib images/\n"
+        "  planish build model.onnx --precision int8 --calib samples/\n"
+        "  planish build model.onnx --precision auto --budget 'top1>=0.99' --calib samples/\n"
         "  planish build model.onnx --timing-cache team.json --replay-only\n"
         "  planish build model.onnx --dump-after all --dump-folder passes/");
     return add_verb(verb, std::make_shared<Options>());
@@ -304,8 +304,8 @@ Verb add_quantize(CLI::App& app) {
     CLI::App* verb = app.add_subcommand("quantize", "Compile an ONNX model to a plan of 8-bit integers");
     verb->footer(
         "The same as planish build --precision int8; with --budget: as --precision auto. Examples:\n"
-        "  planish quantize mobilenet_v2.onnx --calib images/ --budget 'top1>=0.99' --plot front.svg\n"
-        "  planish quantize mobilenet_v2.onnx --calib images/ -o mobilenet_v2_int8.plan\n"
+        "  planish quantize mobilenet_v2.onnx --calib samples/ --budget 'top1>=0.99' --plot front.svg\n"
+        "  planish quantize mobilenet_v2.onnx --calib samples/ -o mobilenet_v2_int8.plan\n"
         "  planish quantize model.onnx --calib samples.npz --layer-precision 'head*=fp32' --save-calib-table "
         "ranges.json");
     auto options = std::make_shared<Options>();

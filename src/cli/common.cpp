@@ -83,7 +83,7 @@ std::vector<TensorMap> read_calibration(const std::filesystem::path& path) {
         std::sort(files.begin(), files.end());
         if (files.empty())
             fail(ErrorCode::invalid_argument, "'" + path.string() + "' holds no .npy or .npz files",
-                 "one file is one sample");
+                 "one file is one sample; images are read by: python -m planish ... --calib FOLDER");
         for (const auto& file : files)
             samples.push_back(file.extension() == ".npz" ? read_npz(file) : TensorMap{{"", read_npy(file)}});
         return samples;
