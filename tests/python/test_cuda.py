@@ -51,7 +51,10 @@ def test_equal_bytes(no_gpu, dense_onnx_path):
 
 
 def test_precisions(dense_onnx_path):
-    for target, precision in (("cpu", "fp16"), ("cuda:sm_90a", "int8")):
+    for target, precision in (("cpu", "fp16"), ("cuda:sm_90a", "fp8"), ("cuda:sm_90a", "auto")):
         with pytest.raises(planish.Error) as error:
             planish.build(dense_onnx_path, target=target, precision=precision, progress=False)
-        assert error.value.code == "unsupported"
+        assert error.value.code == "unsupported", (target, precision)
+    with pytest.raises(planish.Error, match="needs calibration data") as error:
+        planish.build(dense_onnx_path, target="cuda:sm_90a", precision="int8", progress=False)
+    assert error.value.code == "invalid_argument"
