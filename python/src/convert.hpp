@@ -27,6 +27,18 @@ std::map<std::string, RefValue> from_feeds(nb::dict feeds);
 /// Returned as (dtype name, object).
 nb::object to_python(RefValue value);
 
+/// One dict for each row, as `fill(dict, row)` makes it.
+template <typename Row, typename Fill>
+nb::list dicts_of(const std::vector<Row>& rows, Fill&& fill) {
+    nb::list list;
+    for (const Row& row : rows) {
+        nb::dict d;
+        fill(d, row);
+        list.append(d);
+    }
+    return list;
+}
+
 // ---- Of the dicts of options that the package's Python side assembles ----
 
 /// One map for each dict of feeds in a list, borrowed like them.

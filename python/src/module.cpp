@@ -213,18 +213,6 @@ nb::dict profile(Context::Impl& context, nb::dict feeds, int runs) {
     return d;
 }
 
-/// One dict for each row, as `fill(dict, row)` makes it.
-template <typename Row, typename Fill>
-nb::list dicts_of(const std::vector<Row>& rows, Fill&& fill) {
-    nb::list list;
-    for (const Row& row : rows) {
-        nb::dict d;
-        fill(d, row);
-        list.append(d);
-    }
-    return list;
-}
-
 nb::dict to_dict(const BuildReport& report) {
     nb::dict d;
     d["tactics"] = dicts_of(report.tactics, [](nb::dict& r, const TacticRow& row) {

@@ -16,9 +16,7 @@ namespace {
 
 nb::dict to_dict(const PruneReport& report) {
     nb::dict d;
-    nb::list layers;
-    for (const PruneRow& row : report.layers) {
-        nb::dict r;
+    d["layers"] = dicts_of(report.layers, [](nb::dict& r, const PruneRow& row) {
         r["layer"] = row.layer;
         r["op"] = row.op;
         r["inputs_before"] = row.inputs_before;
@@ -30,9 +28,7 @@ nb::dict to_dict(const PruneReport& report) {
         r["seconds"] = row.seconds;
         r["bytes_before"] = row.bytes_before;
         r["bytes"] = row.bytes;
-        layers.append(r);
-    }
-    d["layers"] = layers;
+    });
     d["criterion"] = report.criterion;
     d["channels_before"] = report.channels_before;
     d["channels"] = report.channels;

@@ -13,9 +13,8 @@ namespace planish::python {
 namespace {
 
 nb::dict to_dict(const SparsifyReport& report) {
-    nb::list layers, outputs;
-    for (const SparsifyRow& row : report.layers) {
-        nb::dict r;
+    nb::dict d;
+    d["layers"] = dicts_of(report.layers, [](nb::dict& r, const SparsifyRow& row) {
         r["layer"] = row.layer;
         r["op"] = row.op;
         r["weights"] = row.weights;
@@ -25,19 +24,13 @@ nb::dict to_dict(const SparsifyReport& report) {
         r["bytes_before"] = row.bytes_before;
         r["bytes"] = row.bytes;
         r["note"] = row.note;
-        layers.append(r);
-    }
-    for (const OutputAccuracyRow& row : report.outputs) {
-        nb::dict r;
+    });
+    d["outputs"] = dicts_of(report.outputs, [](nb::dict& r, const OutputAccuracyRow& row) {
         r["name"] = row.name;
         r["sqnr"] = row.sqnr;
         r["cosine"] = row.cosine;
         r["agreement"] = row.agreement;
-        outputs.append(r);
-    }
-    nb::dict d;
-    d["layers"] = layers;
-    d["outputs"] = outputs;
+    });
     d["pattern"] = report.pattern;
     d["criterion"] = report.criterion;
     d["samples"] = report.samples;

@@ -247,8 +247,8 @@ class Builder {
     }
 
     void mix(const Graph& floats) {
-        std::vector<TensorMap> samples = calibration_samples(floats), held_out = options_.accuracy.held_out;
-        name_only_input(floats, held_out);
+        std::vector<TensorMap> samples = calibration_samples(floats),
+                               held_out = named(options_.accuracy.held_out, floats);
         if (held_out.empty()) {
             constexpr size_t kEvery = 5;
             if (samples.size() < 2)
@@ -298,19 +298,11 @@ class Builder {
             report_.passes.push_back({row.name, row.changes, row.seconds});
     }
 
-    /// A model of one input need not have it named.
-    static void name_only_input(const Graph& graph, std::vector<TensorMap>& samples) {
-        for (TensorMap& sample : samples)
-            if (graph.inputs().size() == 1 && sample.size() == 1 && sample.begin()->first.empty())
-                sample = {{graph.inputs()[0]->name, sample.begin()->second}};
-    }
-
     std::vector<TensorMap> calibration_samples(const Graph& graph) const {
         std::vector<TensorMap> samples = options_.calibration.samples;
         if (options_.calibration.next)
             for (TensorMap sample; options_.calibration.next(sample); sample.clear()) samples.push_back(sample);
-        name_only_input(graph, samples);
-        return samples;
+        return named(std::move(samples), graph);
     }
 
     /// `first`: of the networks that are quantised in this build.

@@ -32,4 +32,11 @@ Model read_model(std::span<const std::byte> bytes, const std::filesystem::path& 
             source_of(bytes)};
 }
 
+std::vector<TensorMap> named(std::vector<TensorMap> samples, const Graph& graph) {
+    for (TensorMap& sample : samples)
+        if (graph.inputs().size() == 1 && sample.size() == 1 && sample.begin()->first.empty())
+            sample = {{graph.inputs()[0]->name, sample.begin()->second}};
+    return samples;
+}
+
 }  // namespace planish

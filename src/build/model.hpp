@@ -5,9 +5,10 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "ir/graph.hpp"
-#include "planish/report.hpp"
+#include "planish/planish.hpp"
 
 namespace planish {
 
@@ -20,5 +21,8 @@ struct Model {
 Model read_model(const std::filesystem::path& path);
 /// `external_data_folder` empty: a model with external data is refused.
 Model read_model(std::span<const std::byte> bytes, const std::filesystem::path& external_data_folder);
+
+/// A model of one input need not have it named: samples then call it "".
+std::vector<TensorMap> named(std::vector<TensorMap> samples, const Graph& graph);
 
 }  // namespace planish

@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
+#include "build/model.hpp"
 #include "cli/terminal.hpp"
 #include "plan/plan_io.hpp"
-#include "sparsity/observe.hpp"
 
 namespace planish::cli {
 
@@ -38,7 +38,7 @@ void write_outputs(const OptimiseOptions& options, const Optimised& network, Bui
     if (options.output.empty()) return;
     build.threads = options.threads;
     build.shapes = parse_shapes(options.shapes);
-    if (!calibration.empty()) build.samples = sparsity::named({calibration.front()}, network.graph());
+    if (!calibration.empty()) build.samples = named({calibration.front()}, network.graph());
     finish(network.build(build)).save(options.output);
 }
 

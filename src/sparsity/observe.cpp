@@ -43,13 +43,6 @@ Engine engine_of(std::unique_ptr<Graph> graph, int threads) {
     return load(Plan(std::move(contents), {}), options);
 }
 
-std::vector<TensorMap> named(std::vector<TensorMap> samples, const Graph& graph) {
-    for (TensorMap& sample : samples)
-        if (graph.inputs().size() == 1 && sample.size() == 1 && sample.begin()->first.empty())
-            sample = {{graph.inputs()[0]->name, sample.begin()->second}};
-    return samples;
-}
-
 std::vector<Matrix> Observer::observe(const Graph& graph, const std::vector<Tap>& taps) const {
     auto watched = graph.clone();
     // Only what the taps need is computed: they take the outputs' places.

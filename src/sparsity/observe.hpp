@@ -19,9 +19,6 @@ struct Tap {
     int64_t axis;
 };
 
-/// A model of one input need not have it named: samples then call it "".
-std::vector<TensorMap> named(std::vector<TensorMap> samples, const Graph& graph);
-
 class Observer {
   public:
     /// Of each value at most `rows` places are kept, spread evenly over the samples and over the places of one.
