@@ -27,7 +27,10 @@ struct Subject {
         region.emplace(*graph->node_list().back());
     }
     bool is_taken() const { return implementation().can_implement(*region, environment) == Refusal::none; }
-    const Implementation& implementation() const { return families::kWgmma; }
+    const Implementation& implementation() const {
+        const bool bytes = region->has_body() && region->node().text("kind") == "quantized";
+        return bytes ? families::kByteWgmma : families::kWgmma;
+    }
     std::vector<Tactic> tactics() const { return implementation().tactics(*region, environment); }
     Formats formats() const {
         std::vector<Format> available;
@@ -62,6 +65,41 @@ std::string conv_text(int n, int c, int h, int w, int out, int kernel, int strid
            "], strides = " + pair(stride) + ", dilations = " + pair(dilation) + "} %y = Relu(%c) output %y }";
 }
 
+// ---- Bytes ----------------------------------------------------------------------------------------------------------
+
+std::string decoded_bytes(const std::string& name, const std::string& dims, int zero) {
+    return "input %" + name + "q : uint8[" + dims + "] const %" + name + "s : float32[] = [0.02] const %" + name +
+           "z : uint8[] = [" + std::to_string(zero) + "] %" + name + " = DequantizeLinear(%" + name + "q, %" + name +
+           "s, %" + name + "z) ";
+}
+std::string decoded_weights(const std::string& dims, const std::string& columns) {
+    return "const %wq : int8[" + dims + "] = dense<3> const %ws : float32[" + columns +
+           "] = dense<0.5> %w = DequantizeLinear(%wq, %ws) {axis = 0} const %b : float32[" + columns + "] = dense<0> ";
+}
+const std::string kEncoded =
+    "const %ys : float32[] = [0.3] const %yz : uint8[] = [7] %y = QuantizeLinear(%t, %ys, %yz) output %y }";
+
+/// `rest` makes %t of %p; `residual`: bytes %r that are decoded.
+std::string byte_product(int m, int n, int k, const std::string& rest, bool residual = false) {
+    const std::string rows = std::to_string(m), columns = std::to_string(n), depth = std::to_string(k);
+    return "graph \"g\" { " + decoded_bytes("x", rows + ", " + depth, 131) +
+           (residual ? decoded_bytes("r", rows + ", " + columns, 5) : "") +
+           decoded_weights(columns + ", " + depth, columns) + "%p = Gemm(%x, %w, %b) {transB = 1} " + rest;
+}
+std::string byte_conv(int n, int c, int size, int out, int kernel, int stride, int zero, const std::string& rest,
+                      bool residual = false) {
+    const std::string channels = std::to_string(c), columns = std::to_string(out), k = std::to_string(kernel),
+                      p = std::to_string(kernel / 2), s = std::to_string(stride), images = std::to_string(n),
+                      in = std::to_string(size), to = std::to_string((size - 1) / stride + 1);
+    return "graph \"g\" { " + decoded_bytes("x", images + ", " + channels + ", " + in + ", " + in, zero) +
+           (residual ? decoded_bytes("r", images + ", " + columns + ", " + to + ", " + to, 5) : "") +
+           decoded_weights(columns + ", " + channels + ", " + k + ", " + k, columns) +
+           "%p = Conv(%x, %w, %b) {pads = [" + p + ", " + p + ", " + p + ", " + p + "], strides = [" + s + ", " + s +
+           "]} " + rest;
+}
+const std::string kRelu = "%t = Relu(%p) " + kEncoded, kSum = "%a = Add(%p, %r) %t = Relu(%a) " + kEncoded,
+                  kGelu = "%t = Gelu(%p) " + kEncoded, kFloats = "%y = Gelu(%p) output %y }";
+
 const std::string kMlp = product_text(16384, 3072, 768, "%y = Gelu(%p)");
 const std::string kResidual = product_text(128, 768, 3072, "%y = Add(%p, %r)");
 
@@ -77,6 +115,54 @@ TEST(Wgmma, TakesWhatTheCopyEngineCanFetch) {
     EXPECT_FALSE(Subject(conv_text(1, 3, 224, 224, 64, 7, 2, 3)).is_taken());        // pixels of 6 bytes
     EXPECT_FALSE(Subject(conv_text(1, 8, 640, 640, 8, 3, 9, 1)).is_taken());         // steps of more than 8 pixels
     EXPECT_FALSE(Subject(conv_text(1, 8, 640, 640, 8, 3, 1, 150, 150)).is_taken());  // taps 300 pixels apart
+}
+
+TEST(Wgmma, TakesBytesThatTheCopyEngineCanFetch) {
+    EXPECT_TRUE(Subject(byte_product(300, 256, 160, kGelu)).is_taken());
+    EXPECT_TRUE(Subject(byte_product(300, 256, 160, kSum, true)).is_taken());
+    EXPECT_TRUE(Subject(byte_product(300, 1000, 160, kFloats)).is_taken());
+    EXPECT_FALSE(Subject(byte_product(300, 1000, 160, kGelu)).is_taken());  // rows of 1000 bytes
+    EXPECT_FALSE(Subject(byte_product(300, 256, 168, kGelu)).is_taken());
+    EXPECT_FALSE(Subject(byte_product(300, 256, 160, kGelu), "sm_89").is_taken());
+    EXPECT_TRUE(Subject(byte_conv(2, 64, 14, 64, 3, 1, 0, kRelu)).is_taken());
+    EXPECT_TRUE(Subject(byte_conv(2, 64, 14, 64, 1, 2, 131, kRelu)).is_taken());
+    EXPECT_FALSE(Subject(byte_conv(2, 64, 14, 64, 3, 1, 131, kRelu)).is_taken());  // padding of zero bytes is no zeros
+}
+
+// A step of 128 channels takes one load, and of fewer channels only what there is is multiplied.
+TEST(Wgmma, StepsAreOf128Bytes) {
+    const auto steps = [](const Subject& subject, std::string_view products) {
+        const CudaKernel kernel = subject.compile(subject.tactics().front().name);
+        EXPECT_NE(kernel.launches[0].spec.source.find("kProducts = " + std::string(products)), std::string::npos);
+        GemmWgmmaParams params;
+        std::memcpy(&params, kernel.launches[0].params.data(), sizeof(params));
+        return params.steps;
+    };
+    EXPECT_EQ(steps(Subject(byte_product(300, 256, 400, kGelu)), "4"), 4);
+    EXPECT_EQ(steps(Subject(byte_conv(2, 64, 14, 64, 3, 1, 0, kRelu)), "2"), 9);
+    EXPECT_EQ(steps(Subject(conv_text(2, 64, 14, 14, 64, 3, 1, 1)), "4"), 9);
+    EXPECT_EQ(steps(Subject(conv_text(2, 24, 14, 14, 64, 3, 1, 1)), "2"), 9);
+}
+
+// The order in which a lane of wgmma has four neighbouring columns: its elements are those of columns 8i + 2j and the
+// next of each eight.
+TEST(Wgmma, ColumnsOfBytesLieSoThatALaneHasFourNeighbours) {
+    Subject subject(byte_product(64, 32, 16, kRelu));
+    Value* weights = nullptr;
+    for (Value* value : subject.graph->node_list().back()->inputs())
+        if (value->type.dtype == DType::i8) weights = value;
+    ASSERT_NE(weights, nullptr);
+    Tensor numbers(DType::i8, {32, 16});
+    for (int64_t i = 0; i < numbers.size(); ++i) numbers.set_double(i, static_cast<double>(i / 16));
+    weights->constant = std::make_shared<Tensor>(numbers);
+    subject.region.emplace(*subject.graph->node_list().back());
+    const CudaKernel kernel = subject.compile(subject.tactics().front().name);
+    for (int lane = 0; lane < 4; ++lane)
+        for (int unit = 0; unit < 2; ++unit)
+            for (int column = 0; column < 4; ++column) {
+                const int place = 16 * unit + 8 * (column / 2) + 2 * lane + column % 2;
+                EXPECT_EQ(kernel.constants.front().at_double(16 * place), 16 * unit + 4 * lane + column);
+            }
 }
 
 TEST(Wgmma, ChoosesLargeTilesForLargeProductsAndSplitsSmallOnes) {
@@ -117,7 +203,7 @@ TEST(Wgmma, BoundsTheImage) {
     EXPECT_EQ(params.steps, 9);
 }
 
-void compile_all(const std::vector<std::string>& texts, DType storage, size_t every) {
+void compile_all(const std::vector<std::string>& texts, DType storage, size_t every, unsigned product = kHgmma) {
     if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
     size_t number = 0;
     for (const std::string& text : texts) {
@@ -133,7 +219,7 @@ void compile_all(const std::vector<std::string>& texts, DType storage, size_t ev
                 const auto binary = compile_kernel(launch.spec, subject.environment.arch);
                 EXPECT_LE(binary->resources.registers, launch.spec.max_registers);
                 EXPECT_EQ(binary->resources.spilled_bytes, 0);
-                EXPECT_GE(count_instructions(*binary, kHgmma), 4u);
+                EXPECT_GE(count_instructions(*binary, product), 2u);
             }
         }
     }
@@ -145,6 +231,18 @@ TEST(Wgmma, ProductsCompile) {
 
 TEST(Wgmma, ConvolutionsCompile) {
     compile_all({conv_text(128, 64, 56, 56, 64, 3, 1, 1), conv_text(1, 256, 14, 14, 256, 3, 1, 1)}, DType::bf16, 3);
+}
+
+TEST(Wgmma, ProductsOfBytesCompile) {
+    compile_all({byte_product(16384, 3072, 768, kGelu), byte_product(16384, 768, 3072, kSum, true),
+                 byte_product(130, 1000, 2048, kFloats), byte_product(130, 512, 2048, kRelu)},
+                DType::f16, 2, kIgmma);
+}
+
+TEST(Wgmma, ConvolutionsOfBytesCompile) {
+    compile_all({byte_conv(128, 64, 56, 64, 3, 1, 0, kRelu), byte_conv(128, 128, 28, 512, 1, 1, 0, kSum, true),
+                 byte_conv(1, 256, 14, 256, 3, 1, 0, kRelu)},
+                DType::f16, 3, kIgmma);
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupN
 extern const Implementation kReduce, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kExpand, kPad, kGather;
 extern const Implementation kReference;
-extern const Implementation kWgmma, kMma, kByteMma, kConvSimt;
+extern const Implementation kWgmma, kMma, kByteWgmma, kByteMma, kConvSimt;
 }  // namespace families
 
 }  // namespace planish::cuda

@@ -68,7 +68,7 @@ constexpr Row kRows[] = {
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kExcitations[] = {&kExcitation};
-constexpr const Implementation* kByteProducts[] = {&kByteMma};
+constexpr const Implementation* kByteProducts[] = {&kByteWgmma, &kByteMma};
 constexpr const Implementation* kByteOthers[] = {&kPointwise};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 

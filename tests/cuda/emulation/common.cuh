@@ -9,6 +9,9 @@ struct f16 {
 struct bf16 {
     unsigned short bits;
 };
+struct u8 {
+    unsigned char bits;
+};
 
 inline float to_float(f16 x) {
     const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;

@@ -15,20 +15,11 @@ namespace {
 /// Bytes that the longest step takes along K: packed weights are filled up to a multiple of them.
 constexpr int kLongestStep = 128;
 constexpr int64_t kMostElementTaps = 4096;
-constexpr int64_t kMostBytes = int64_t{1} << 16;  // along K: 2^16 products of bytes fit in 32 bits
 
 // ---- What is computed -----------------------------------------------------------------------------------------------
 
-/// How a quantised region's factors and result are stored; result nullopt: in floats.
-struct Bytes {
-    Quantization a, b;
-    std::optional<Quantization> result;
-    std::vector<int> scales;  ///< inputs of the region that hold scales and zero points
-};
-
 struct Problem {
-    Product product;  ///< of bytes: its alpha is a part of the columns' scales
-    std::optional<Bytes> bytes;
+    Product product;
     int unit = 8;                  // elements of 16 bytes
     bool by_element = false;       // A has no 16 bytes in a row
     bool weights_along_n = false;  // B is an activation that lies as [k, n]
@@ -54,40 +45,8 @@ bool has_units(const Product& p, int unit) {
            std::all_of(p.batch.begin(), p.batch.end(), [&](const Product::Axis& axis) { return axis.a % unit == 0; });
 }
 
-/// The product of a quantised region, with the region's inputs.
-std::optional<Product> read_product_of_bytes(const RegionView& region, Bytes& bytes) {
-    const auto quantized = QuantizedRegion::read(region);
-    if (!quantized) return std::nullopt;
-    auto p = read_product(quantized->inner());
-    if (!p || (!p->gather && !p->batch.empty()) || p->k > kMostBytes) return std::nullopt;
-    // A depthwise convolution has nothing for tensor cores.
-    if (p->gather && (p->gather->transposed || (p->gather->group_channels == 1 && p->groups() > 1)))
-        return std::nullopt;
-    const QuantizedRegion::Operand &a = quantized->operand(p->a), &b = quantized->operand(p->b);
-    if (!a.quantization || !b.quantization || !a.quantization->is_bytes() || b.quantization->dtype != DType::i8 ||
-        !b.quantization->symmetric() || a.input < 0 || b.input < 0)
-        return std::nullopt;
-    const int64_t channel_axis = p->gather || p->b_k == 1 ? 0 : 1;
-    if (!b.quantization->per_tensor() && !b.quantization->per_axis(channel_axis)) return std::nullopt;
-    bytes = {*a.quantization, *b.quantization, quantized->result(), {}};
-    if (bytes.result && !bytes.result->is_bytes()) return std::nullopt;
-    for (const QuantizedRegion::Operand& operand : quantized->operands())
-        bytes.scales.insert(bytes.scales.end(), operand.scale_inputs.begin(), operand.scale_inputs.end());
-    p->a = a.input;
-    p->b = b.input;
-    p->weights = region.input(b.input).constant;
-    p->constant = p->weights != nullptr;
-    return p->constant ? std::move(p) : std::nullopt;
-}
-
-bool is_of_bytes(const RegionView& region) {
-    return region.has_body() && region.node().text("kind") == "quantized";
-}
-
 std::optional<Problem> read_problem(const RegionView& region, const Environment& environment) {
-    Bytes bytes;
-    const bool of_bytes = is_of_bytes(region);
-    auto product = of_bytes ? read_product_of_bytes(region, bytes) : read_product(region);
+    auto product = is_of_bytes(region) ? read_product_of_bytes(region) : read_product(region);
     if (!product) return std::nullopt;
     const Product& p = *product;
     constexpr int64_t kMost = std::numeric_limits<int>::max() / 2, kMostBlocks = 65535;
@@ -97,8 +56,7 @@ std::optional<Problem> read_problem(const RegionView& region, const Environment&
     if (p.gather && std::max(tested_taps(*p.gather, 0), tested_taps(*p.gather, 1)) > kGemmMmaMostTaps)
         return std::nullopt;
     Problem problem;
-    problem.unit = of_bytes ? 16 : environment.storage == DType::f32 ? 4 : 8;
-    if (of_bytes) problem.bytes = std::move(bytes);
+    problem.unit = p.bytes ? 16 : environment.storage == DType::f32 ? 4 : 8;
     problem.by_element = !has_units(p, problem.unit);
     if (problem.by_element && p.k > kMostElementTaps) return std::nullopt;
     if (!p.constant) {
@@ -112,55 +70,17 @@ std::optional<Problem> read_problem(const RegionView& region, const Environment&
     return problem;
 }
 
-/// Around the float epilogue: the columns' scales and shifts (two operands, constants), tensors that are stored in
-/// bytes, and the result's own bytes.
-std::optional<EpilogueCode> byte_epilogue(const RegionView& region, const Environment& environment) {
-    const auto quantized = QuantizedRegion::read(region);
-    const RegionView& inner = quantized->inner();
-    auto code = product_epilogue(inner, *read_product(inner), environment);
-    if (!code || code->operands.size() + 2 > EpilogueCode::kMaxOperands) return std::nullopt;
-    const auto& result = quantized->result();
-    std::string operands;
-    unsigned channels = 3;
-    for (size_t i = 0; i < code->operands.size(); ++i) {
-        auto& operand = code->operands[i];
-        const QuantizedRegion::Operand& stored = quantized->operand(operand.input);
-        const std::string value = fmt::format("o[{}]", i + 2);
-        if (stored.input < 0 || stored.quantization.has_value() != (!operand.channel && result.has_value()) ||
-            (stored.quantization && !stored.quantization->is_bytes()))
-            return std::nullopt;
-        operands += (stored.quantization ? decoded(value, *stored.quantization) : value) + ", ";
-        operand.input = stored.input;
-        channels |= static_cast<unsigned>(operand.channel) << (i + 2);
-    }
-    if (operands.empty()) operands = "0.0f";
-    code->operands.insert(code->operands.begin(), 2, {-1, true});
-    code->source =
-        "#include \"planish/math.cuh\"\n" + code->in_namespace("floats") +
-        fmt::format(
-            "struct Epilogue {{\n"
-            "    enum Kind {{ channel, tensor }};\n"
-            "    static constexpr int kOperands = {};\n"
-            "    static constexpr __device__ Kind kind(int i) {{ return {:#x}u >> i & 1 ? channel : tensor; }}\n"
-            "    static __device__ float apply(float x, const float* o) {{\n"
-            "        const float operands[] = {{{}}};\n"
-            "        const float y = floats::Epilogue::apply(fmaf(x, o[0], o[1]), operands);\n"
-            "        return {};\n    }}\n}};\n",
-            code->operands.size(), channels, operands, result ? encoded("y", *result) : "y");
-    code->operations += 4;
-    return code;
-}
-
 std::optional<EpilogueCode> epilogue_of(const RegionView& region, const Problem& problem,
                                         const Environment& environment) {
-    return problem.bytes ? byte_epilogue(region, environment) : product_epilogue(region, problem.product, environment);
+    const Product& p = problem.product;
+    return p.bytes ? byte_epilogue(region, p, environment) : product_epilogue(region, p, environment);
 }
 
 Refusal can_multiply_bytes(const RegionView& region, const Environment& environment) {
     if (!environment.arch.at_least(80)) return Refusal::isa_missing;
     const auto problem = read_problem(region, environment);
     if (!problem) return Refusal::shape_not_handled;
-    return byte_epilogue(region, environment) ? Refusal::none : Refusal::post_op_not_handled;
+    return epilogue_of(region, *problem, environment) ? Refusal::none : Refusal::post_op_not_handled;
 }
 
 Refusal can_multiply(const RegionView& region, const Environment& environment) {
@@ -183,7 +103,7 @@ Formats mma_formats(const RegionView& region, std::span<const Format> available,
         p.gather ? image_formats(region, available, environment) : plain_formats(region, available, environment);
     const Format& from = available[static_cast<size_t>(p.a)];
     const bool is_read =
-        problem.bytes.has_value() || from.dtype == DType::f32 || from.dtype == DType::f16 || from.dtype == DType::bf16;
+        p.bytes.has_value() || from.dtype == DType::f32 || from.dtype == DType::f16 || from.dtype == DType::bf16;
     if (problem.by_element && is_read && !region.node().input(p.a)->is_constant()) {
         Format& to = formats.inputs[static_cast<size_t>(p.a)];
         to.dtype = from.dtype;
@@ -315,7 +235,8 @@ std::vector<Tactic> mma_tactics(const RegionView& region, const Environment& env
 }
 
 bool pays(const RegionView& region, const Environment& environment) {
-    return families::kWgmma.can_implement(region, environment) != Refusal::none;
+    const Implementation& other = is_of_bytes(region) ? families::kByteWgmma : families::kWgmma;
+    return other.can_implement(region, environment) != Refusal::none;
 }
 
 // ---- Compilation ----------------------------------------------------------------------------------------------------
@@ -371,8 +292,8 @@ GemmMmaParams make_params(const Tile& tile, const Problem& problem, const Stride
     params.n = static_cast<int>(p.n);
     params.k = static_cast<int>(p.k);
     params.ldc = static_cast<int>(p.output_row());
-    params.alpha = problem.bytes ? 1 : static_cast<float>(p.alpha);
-    if (problem.bytes) params.zero = static_cast<unsigned>(problem.bytes->a.zero()) * 0x01010101u;
+    params.alpha = p.bytes ? 1 : static_cast<float>(p.alpha);
+    if (p.bytes) params.zero = static_cast<unsigned>(p.bytes->a.zero()) * 0x01010101u;
     params.a_row = static_cast<int>(p.a_row);
     params.b_row = static_cast<int>(p.constant ? problem.padded_k() : problem.weights_along_n ? p.b_k : p.b_n);
     params.b_depth = static_cast<int>(p.constant ? problem.padded_k() : p.k);
@@ -397,30 +318,6 @@ GemmMmaParams make_params(const Tile& tile, const Problem& problem, const Stride
     return params;
 }
 
-/// [2, columns of all groups]: y = scale * sum + shift is the product of what the bytes stand for.
-Tensor column_terms(const Problem& problem) {
-    const Product& p = problem.product;
-    const Bytes& bytes = *problem.bytes;
-    const int64_t columns = p.n * p.groups(), step_n = p.gather ? p.k : p.b_n, step_k = p.gather ? 1 : p.b_k;
-    const auto weights = p.weights->data<int8_t>();
-    const auto scales = bytes.b.scales->data<float>();
-    Tensor terms(DType::f32, {2, columns});
-    const auto to = terms.data<float>();
-    for (int64_t n = 0; n < columns; ++n) {
-        int64_t sum = 0;
-        for (int64_t k = 0; k < p.k; ++k) sum += weights[static_cast<size_t>(n * step_n + k * step_k)];
-        const double scale = p.alpha * bytes.a.scale() * scales[bytes.b.per_tensor() ? 0 : static_cast<size_t>(n)];
-        to[static_cast<size_t>(n)] = static_cast<float>(scale);
-        to[static_cast<size_t>(columns + n)] = static_cast<float>(-scale * bytes.a.zero() * static_cast<double>(sum));
-    }
-    return terms;
-}
-
-/// In a kernel; bytes stand for numbers there.
-std::string_view element_type(DType dtype) {
-    return dtype == DType::u8 ? "planish::u8" : memory_type(dtype);
-}
-
 CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view tactic,
                    const Environment& environment) {
     const Problem problem = *read_problem(region, environment);
@@ -435,13 +332,13 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     const Strides strides = p.gather ? image_strides(*p.gather, a.layout) : Strides{};
     // Lanes walk along rows where pixels are neighbours in memory.
     const bool rows_first = problem.by_element && (p.gather ? strides.channel != 1 : p.a_k != 1);
-    const DType element = problem.bytes ? DType::u8 : environment.storage;
+    const DType element = p.bytes ? DType::u8 : environment.storage;
     int64_t run = std::min<int64_t>(8, 16 / byte_size(out, 1));
     while (p.n % run != 0) run /= 2;
 
     KernelSpec spec;
     spec.name = fmt::format("{}_{}_mma_{}{}", p.gather ? p.gather->transposed ? "conv_transpose" : "conv" : "gemm",
-                            problem.unit == 4 ? "tf32" : short_name(problem.bytes ? element : out), tile.name(problem),
+                            problem.unit == 4 ? "tf32" : short_name(p.bytes ? element : out), tile.name(problem),
                             problem.by_element ? "_e" : "");
     spec.threads = tile.threads();
     spec.shared_bytes = tile.shared_bytes();
@@ -481,7 +378,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     if (p.constant) {
         const WeightOrder order{true, problem.padded_k(), 1, problem.unit == 4};
         launch.bind(offsetof(GemmMmaParams, b),
-                    constant(add_weights(kernel, p, order, problem.bytes ? DType::i8 : element, environment)));
+                    constant(add_weights(kernel, p, order, p.bytes ? DType::i8 : element, environment)));
     } else {
         launch.bind(offsetof(GemmMmaParams, b), input(p.b));
     }
@@ -493,14 +390,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
         launch.bind(offsetof(GemmMmaParams, parts), workspace()).bind(offsetof(GemmMmaParams, arrived), semaphore());
     }
     bind_epilogue(kernel, launch, offsetof(GemmMmaParams, operands), epilogue, {p.a, p.b});
-    if (problem.bytes) {
-        const Tensor terms = column_terms(problem);
-        const int64_t bytes = terms.bytes() / 2;
-        const int at = kernel.add_constant(terms);
-        launch.bind(offsetof(GemmMmaParams, operands), constant(at))
-            .bind(offsetof(GemmMmaParams, operands) + sizeof(void*), constant(at, bytes));
-        kernel.consumed.insert(kernel.consumed.end(), problem.bytes->scales.begin(), problem.bytes->scales.end());
-    }
+    if (p.bytes) bind_columns(kernel, launch, offsetof(GemmMmaParams, operands), p);
     kernel.launches.push_back(std::move(launch));
     return kernel;
 }
@@ -509,7 +399,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
 
 namespace families {
 const Implementation kMma{"mma", can_multiply, mma_formats, compile, mma_tactics, pays};
-const Implementation kByteMma{"mma_u8", can_multiply_bytes, mma_formats, compile, mma_tactics};
+const Implementation kByteMma{"mma_u8", can_multiply_bytes, mma_formats, compile, mma_tactics, pays};
 }  // namespace families
 
 }  // namespace planish::cuda

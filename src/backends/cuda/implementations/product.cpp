@@ -137,9 +137,10 @@ Tensor ordered(const Tensor& weights, const Product& p, const WeightOrder& order
         for (int64_t tap = 0; tap < taps; ++tap)
             for (int64_t c = 0; c < channels; ++c)
                 for (int64_t n = 0; n < p.n; ++n) {
+                    const int64_t place = order.fours ? n / 16 * 16 + n / 2 % 2 * 8 + n % 16 / 4 * 2 + n % 2 : n;
                     const float x =
                         factor * from[static_cast<size_t>(i * p.k * p.n + n * stride_n + c * stride_channel + tap)];
-                    to[static_cast<size_t>(i * depth * p.n + n * to_n + (tap * channels + c) * to_k)] =
+                    to[static_cast<size_t>(i * depth * p.n + place * to_n + (tap * channels + c) * to_k)] =
                         order.tf32 ? round_to_tf32(x) : x;
                 }
     return stored(packed, {Layout::plain, dtype});
@@ -212,9 +213,9 @@ Refusal check_product(const RegionView& region) {
 int add_weights(CudaKernel& kernel, const Product& product, const WeightOrder& order, DType dtype,
                 const Environment& environment) {
     const std::string_view kind = !product.gather ? "matrix" : product.gather->transposed ? "transposed" : "conv";
-    const std::string key =
-        fmt::format("cuda {} {} {}{} {} {} groups={} b_n={}", order.k_inner ? "nk" : "kn", order.k, short_name(dtype),
-                    order.tf32 ? " tf32" : "", order.factor, kind, product.groups(), product.b_n);
+    const std::string key = fmt::format("cuda {} {} {}{}{} {} {} groups={} b_n={}", order.k_inner ? "nk" : "kn",
+                                        order.k, short_name(dtype), order.tf32 ? " tf32" : "",
+                                        order.fours ? " fours" : "", order.factor, kind, product.groups(), product.b_n);
     kernel.consumed.push_back(product.b);
     return kernel.add_constant(environment.packed->get(
         product.weights, key, [&] { return ordered(*product.weights, product, order, dtype); }));

@@ -17,6 +17,14 @@
 
 namespace planish::cuda {
 
+/// How a quantised region's factors and result are stored; result nullopt: in floats.
+struct Bytes {
+    Quantization a, b;
+    std::optional<Quantization> result;
+    std::vector<int> consumed;           ///< inputs of the region that are part of the columns' terms
+    std::shared_ptr<const Tensor> bias;  ///< likewise; null: none
+};
+
 struct Product {
     /// A convolution's rows of A; [0] is the height, [1] the width.
     struct Gather {
@@ -41,6 +49,7 @@ struct Product {
     std::shared_ptr<const Tensor> weights;         ///< that constant
     int64_t a_row = 0, a_k = 1, b_k = 0, b_n = 1;  ///< strides in elements of matrices
     double alpha = 1;
+    std::optional<Bytes> bytes;  ///< of a quantised region; alpha and a constant bias are parts of the columns' terms
 
     int64_t batches() const;
     int64_t groups() const { return gather ? batches() : 1; }
@@ -57,9 +66,27 @@ std::optional<Product> read_product(const RegionView& region);
 
 bool is_convolution(const Node& node);
 
+/// Whether a region's root, if it is a product, is one of bytes.
+bool is_of_bytes(const RegionView& region);
+
+/// As read_product(), of a quantised region: indices are those of its inputs. nullopt also where factors are not bytes
+/// with one scale for A and scales of columns for constant B.
+std::optional<Product> read_product_of_bytes(const RegionView& region);
+
 /// The chain behind the product, its bias first.
 std::optional<EpilogueCode> product_epilogue(const RegionView& region, const Product& product,
                                              const Environment& environment);
+
+/// That of a product of bytes. Its first two operands are constants of the columns, see bind_columns(): y = scale * sum
+/// + shift is the product of what the bytes stand for. Results are numbers that the kernel rounds to bytes.
+std::optional<EpilogueCode> byte_epilogue(const RegionView& region, const Product& product,
+                                          const Environment& environment);
+
+/// Binds the columns' scales and shifts to the first two of the epilogue's operands, at `offset`.
+void bind_columns(CudaKernel& kernel, Launch& launch, size_t offset, const Product& product);
+
+/// In a kernel; bytes stand for numbers there.
+std::string_view element_type(DType dtype);
 
 /// Why no kernel multiplies the region, whatever its size: another op or type, or a convolution's weights vary.
 Refusal check_product(const RegionView& region);
@@ -70,6 +97,7 @@ struct WeightOrder {
     int64_t k = 0;         ///< elements along k, zeros behind those that there are
     double factor = 1;     ///< of every element
     bool tf32 = false;     ///< rounded to what tensor cores multiply
+    bool fours = false;    ///< column 4j + 2i + e of every 16 at place 8i + 2j + e: see kernels/gemm_wgmma.cuh
 };
 
 /// Adds the constant B in `dtype` to the kernel's constants, packed once for all programs of an engine. Its index.

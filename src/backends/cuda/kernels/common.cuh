@@ -27,6 +27,10 @@ struct f16 {
 struct bf16 {
     unsigned short bits;
 };
+/// A byte that stands for a number: 0 to 255 in registers; others are stored as the nearest of these, ties to even.
+struct u8 {
+    unsigned char bits;
+};
 
 inline __device__ float to_float(float x) {
     return x;
@@ -87,6 +91,28 @@ template <>
 inline __device__ void unpack2<bf16>(unsigned word, float& low, float& high) {
     low = __uint_as_float(word << 16);
     high = __uint_as_float(word & 0xffff0000u);
+}
+
+/// Four values in one register, the first one at the lowest address.
+template <typename T>
+inline __device__ unsigned pack4(const float (&from)[4]);
+template <>
+inline __device__ unsigned pack4<u8>(const float (&from)[4]) {
+    unsigned y;
+    asm("{ .reg .s32 a, b, c, d; .reg .b32 high;\n"
+        "cvt.rni.s32.f32 a, %1; cvt.rni.s32.f32 b, %2; cvt.rni.s32.f32 c, %3; cvt.rni.s32.f32 d, %4;\n"
+        "cvt.pack.sat.u8.s32.b32 high, d, c, 0; cvt.pack.sat.u8.s32.b32 %0, b, a, high; }"
+        : "=r"(y)
+        : "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3]));
+    return y;
+}
+
+template <typename T>
+inline __device__ void unpack4(unsigned word, float (&to)[4]);
+template <>
+inline __device__ void unpack4<u8>(unsigned word, float (&to)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = static_cast<float>(word >> 8 * i & 0xff);
 }
 
 inline __device__ unsigned shared_address(const void* pointer) {

@@ -2,12 +2,14 @@
 // implicit products (rows of A are output pixels, gathered by im2col copies; K runs over taps, then channels).
 //
 //   struct Config {
-//       using Element = planish::f16;           // or bf16; accumulation is in float32
+//       using Element = planish::f16;           // or bf16, with sums in float32; u8 (B: with sign), with exact sums
+//       using Output = planish::f16;            // or bf16, u8
 //       static constexpr int kTileM, kTileN;    // of a block; N: 32, 64, 96, 128, 192, 256
-//       static constexpr int kStages;           // of 64 along K in shared memory
+//       static constexpr int kStages;           // of 128 bytes along K in shared memory
+//       static constexpr int kProducts;         // of 32 bytes in a stage that are multiplied: up to 4
 //       static constexpr int kConsumers;        // warpgroups that multiply: 1 or 2
-//       static constexpr bool kPingPong;        // they take tiles in turn: one's epilogue runs under the other's
-//       products static constexpr int kClusterM, kClusterN;  // blocks that share the tiles of B, of A by multicast
+//       static constexpr bool kPingPong;        // they take tiles in turn: one's epilogue under the other's products
+//       static constexpr int kClusterM, kClusterN;  // blocks that share the tiles of B, of A by multicast
 //       static constexpr int kSplitK;           // blocks of a cluster that share one tile's K, summed in order
 //       static constexpr int kChunks;           // buffers of a consumer's epilogue
 //       static constexpr bool kConvolution;
@@ -16,6 +18,9 @@
 // A block is the consumers, a warp that loads stages, and a warp that loads the epilogue's residual tensor; beside two
 // consumers these are half of a warpgroup that gives most of its registers to the consumers' accumulators. Blocks are
 // persistent: they walk tiles in an order that keeps their neighbours' A and B in the L2 cache.
+//
+// A lane's two neighbouring columns of every eight are a register of 16-bit outputs. For outputs of bytes B's columns
+// come in another order, 4j + 2i + e of every 16 at 8i + 2j + e, so that a lane has four neighbours, one register too.
 #pragma once
 
 #include "planish/gemm_wgmma_params.h"
@@ -35,7 +40,13 @@ constexpr __device__ int first_tensor_operand() {
 template <class Config, class Epilogue>
 struct GemmWgmma {
     using T = typename Config::Element;
+    using Output = typename Config::Output;
+    using Sum = typename WgmmaForm<T>::Sum;
 
+    static constexpr int kStep = 128 / sizeof(T);      // of a stage along K
+    static constexpr int kUnit = 16 / sizeof(Output);  // columns of the output in 16 bytes
+    static constexpr int kOwn = kUnit / 4;             // of those, neighbours that a lane has
+    static constexpr int kUnitSums = kUnit / 2;        // of a lane, in two rows
     static constexpr int kTileM = Config::kTileM, kTileN = Config::kTileN, kStages = Config::kStages;
     static constexpr int kConsumers = Config::kConsumers, kSplitK = Config::kSplitK;
     static constexpr bool kPingPong = Config::kPingPong;
@@ -43,8 +54,10 @@ struct GemmWgmma {
     static constexpr bool kMulticast = kClusterM * kClusterN > 1;
     static constexpr int kRows = kPingPong ? kTileM : kTileM / kConsumers;  // of a consumer
     static constexpr int kBlocksM = kRows / 64;                             // products along M of a consumer
-    static constexpr int kChunkN = kTileN % 64 == 0 ? 64 : 32;              // columns that are stored at once
-    static constexpr int kChunkBytes = kRows * kChunkN * 2;
+    // What is stored at once: of a row, 128 bytes where that divides it.
+    static constexpr int kRowBytes = kTileN * sizeof(Output);
+    static constexpr int kChunkRow = kRowBytes % 128 == 0 ? 128 : kRowBytes % 64 == 0 ? 64 : 32;
+    static constexpr int kChunkN = kChunkRow / sizeof(Output), kChunkBytes = kRows * kChunkRow;
     static constexpr int kStageA = kTileM * 128, kStageB = kTileN * 128;
     static constexpr int kThreads = kConsumers == 1 ? 192 : 384;
     static constexpr int kReleases = 4 * (kPingPong ? 1 : kConsumers) * (kClusterM + kClusterN - 1);
@@ -61,9 +74,9 @@ struct GemmWgmma {
     // Shared memory, from a multiple of 1024.
     static constexpr int kB = kStages * kStageA;
     static constexpr int kChunkBuffers = kB + kStages * kStageB;
-    // Of a split tile: the parts of those eight-column blocks that this block sums.
-    static constexpr int kOwned = (kTileN / 8 + kSplitK - 1) / kSplitK;
-    static constexpr int kPartBytes = kBlocksM * 128 * kConsumers * 16;  // a block of columns of one part
+    // Of a split tile: the parts of those units of columns that this block sums.
+    static constexpr int kOwned = (kTileN / kUnit + kSplitK - 1) / kSplitK;
+    static constexpr int kPartBytes = kBlocksM * 128 * kConsumers * kUnitSums * 4;  // a unit of one part
     static constexpr int kBarriers =
         kChunkBuffers + (kSplitK > 1 ? kSplitK * kOwned * kPartBytes : kConsumers * Config::kChunks * kChunkBytes);
     static constexpr int kShared = 1024 + kBarriers + 8 * (2 * kStages + 3 + 2 * kConsumers * Config::kChunks);
@@ -121,14 +134,14 @@ struct GemmWgmma {
         int channel, tap, tap_w, tap_h;
     };
     __device__ Step step_at(int index) const {
-        if constexpr (!Config::kConvolution) return {index * 64, 0, 0, 0};
+        if constexpr (!Config::kConvolution) return {index * kStep, 0, 0, 0};
         const int tap = index / p.channel_steps;
-        return {(index - tap * p.channel_steps) * 64, tap, tap % p.kernel_w, tap / p.kernel_w};
+        return {(index - tap * p.channel_steps) * kStep, tap, tap % p.kernel_w, tap / p.kernel_w};
     }
     __device__ void next(Step& step) const {
-        step.channel += 64;
+        step.channel += kStep;
         if constexpr (Config::kConvolution) {
-            if (step.channel < p.channel_steps * 64) return;
+            if (step.channel < p.channel_steps * kStep) return;
             step.channel = 0;
             ++step.tap;
             if (++step.tap_w == p.kernel_w) {
@@ -230,7 +243,7 @@ struct GemmWgmma {
 
     // ---- Products ---------------------------------------------------------------------------------------------------
 
-    using Accumulators = float[kBlocksM][kTileN / 2];
+    using Accumulators = Sum[kBlocksM][kTileN / 2];
 
     /// To the blocks that write this stage of this block's shared memory.
     __device__ void release(int stage) const {
@@ -257,7 +270,7 @@ struct GemmWgmma {
             const unsigned long long b = wgmma_operand(shared + kB + stage * kStageB);
             wgmma_fence();
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
+            for (int k = 0; k < Config::kProducts; ++k) {
 #pragma unroll
                 for (int m = 0; m < kBlocksM; ++m)
                     Wgmma<T, kTileN>::multiply(sums[m], a + m * (64 * 128 / 16) + 2 * k, b + 2 * k, i + k > 0);
@@ -276,46 +289,76 @@ struct GemmWgmma {
 
     // ---- Epilogue ---------------------------------------------------------------------------------------------------
 
-    /// Of columns `column` and the next, of rows `row` and `row` + 8.
-    using Operands = float[4][Epilogue::kOperands + 1];
+    using Columns = float[kOwn];
 
-    /// All but the residual tensor in shared memory.
-    __device__ void load_operands(int row, int column, Operands& operands) const {
-        const bool column_exists = column < p.n;
+    static __device__ void unpack(unsigned word, Columns& to) {
+        if constexpr (sizeof(Output) == 1)
+            unpack4<Output>(word, to);
+        else
+            unpack2<Output>(word, to[0], to[1]);
+    }
+    static __device__ unsigned pack(const Columns& from) {
+        if constexpr (sizeof(Output) == 1)
+            return pack4<Output>(from);
+        else
+            return pack2<Output>(from[0], from[1]);
+    }
+
+    /// A lane's of a unit: its columns of row `row`, then those of `row` + 8.
+    using Operands = float[2 * kOwn][Epilogue::kOperands + 1];
+
+    static __device__ void set_operand(Operands& operands, int i, int half, const Columns& from) {
+#pragma unroll
+        for (int c = 0; c < kOwn; ++c) operands[half * kOwn + c][i] = from[c];
+    }
+    __device__ void load_channels(int column, Operands& operands) const {
 #pragma unroll
         for (int i = 0; i < Epilogue::kOperands; ++i) {
-            if (i == kResidual) continue;
-            if (Epilogue::kind(i) == Epilogue::channel) {
-                float2 v{};
-                if (column_exists)
-                    v = *reinterpret_cast<const float2*>(static_cast<const float*>(p.operands[i]) + column);
-                operands[0][i] = operands[2][i] = v.x;
-                operands[1][i] = operands[3][i] = v.y;
-                continue;
-            }
+            if (Epilogue::kind(i) != Epilogue::channel) continue;
+            Columns v{};
+            if (column < p.n) planish::load<kOwn>(v, static_cast<const float*>(p.operands[i]) + column);
+            set_operand(operands, i, 0, v);
+            set_operand(operands, i, 1, v);
+        }
+    }
+    /// All but the residual one in shared memory.
+    __device__ void load_tensors(int row, int column, Operands& operands) const {
+#pragma unroll
+        for (int i = 0; i < Epilogue::kOperands; ++i) {
+            if (i == kResidual || Epilogue::kind(i) == Epilogue::channel) continue;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int r = row + 8 * half;
-                unsigned v = 0;
-                if (column_exists && r < p.m)
-                    v = *reinterpret_cast<const unsigned*>(static_cast<const T*>(p.operands[i]) +
-                                                           static_cast<long long>(r) * p.n + column);
-                unpack2<T>(v, operands[2 * half][i], operands[2 * half + 1][i]);
+                unsigned word = 0;
+                if (column < p.n && r < p.m)
+                    word = *reinterpret_cast<const unsigned*>(static_cast<const Output*>(p.operands[i]) +
+                                                              static_cast<long long>(r) * p.n + column);
+                Columns v;
+                unpack(word, v);
+                set_operand(operands, i, half, v);
             }
         }
     }
-    /// Four sums to two packed pairs.
-    __device__ static void finish(const float* sums, const Operands& operands, unsigned (&pairs)[2]) {
-        pairs[0] = pack2<T>(Epilogue::apply(sums[0], operands[0]), Epilogue::apply(sums[1], operands[1]));
-        pairs[1] = pack2<T>(Epilogue::apply(sums[2], operands[2]), Epilogue::apply(sums[3], operands[3]));
+    /// A unit's sums to its words of both rows.
+    __device__ static void finish(const Sum* sums, const Operands& operands, unsigned* words) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            Columns y;
+#pragma unroll
+            for (int c = 0; c < kOwn; ++c)
+                y[c] =
+                    Epilogue::apply(static_cast<float>(sums[c / 2 * 4 + 2 * half + c % 2]), operands[half * kOwn + c]);
+            words[half] = pack(y);
+        }
     }
 
     /// A consumer's rows, chunk by chunk of columns, through shared memory; `count`: chunks so far.
     __device__ void store(const Accumulators& sums, int& count, int group, Tile at) const {
         const bool leader = threadIdx.x % 128 == 0;
-        // Lane l addresses row l % 8 (+ 8) of the 16-byte unit 0 or 1 of a 16x16 block; see Wgmma for its elements.
+        // Lane l addresses row l % 8 (+ 8) of unit 0 or 1 of a block of 16 rows and 32 bytes; see Wgmma for its
+        // elements.
         const int own_row = 16 * (warp % 4) + (lane & 15), own_unit = lane >> 4;
-        const int row = at.row + 16 * (warp % 4) + lane / 4, column = at.column + lane % 4 * 2;
+        const int row = at.row + 16 * (warp % 4) + lane / 4, column = at.column + lane % 4 * kOwn;
 #pragma unroll
         for (int chunk = 0; chunk < kTileN / kChunkN; ++chunk, ++count) {
             const int buffer = count % Config::kChunks;
@@ -327,28 +370,32 @@ struct GemmWgmma {
                 named_barrier(1 + group, 128);
             }
 #pragma unroll
-            for (int m = 0; m < kBlocksM; ++m) {
+            for (int j = 0; j < kChunkRow / 32; ++j) {
+                const int first_unit = chunk * (kChunkRow / 16) + 2 * j;
+                Operands operands[2];
 #pragma unroll
-                for (int j = 0; j < kChunkN / 16; ++j) {
+                for (int unit = 0; unit < 2; ++unit)
+                    load_channels(column + (first_unit + unit) * kUnit, operands[unit]);
+#pragma unroll
+                for (int m = 0; m < kBlocksM; ++m) {
                     const unsigned address =
-                        to + swizzled<kChunkN * 2>((64 * m + own_row) * kChunkN * 2 + (2 * j + own_unit) * 16);
-                    unsigned pairs[4];
-                    if constexpr (kResidual >= 0) ldmatrix_x4(pairs, address);
-                    const float* from = &sums[m][(chunk * kChunkN + 16 * j) / 2];
+                        to + swizzled<kChunkRow>((64 * m + own_row) * kChunkRow + (2 * j + own_unit) * 16);
+                    unsigned words[4];
+                    if constexpr (kResidual >= 0) ldmatrix_x4(words, address);
 #pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        Operands operands;
-                        load_operands(row + 64 * m, column + chunk * kChunkN + 16 * j + 8 * half, operands);
-                        unsigned two[2] = {pairs[2 * half], pairs[2 * half + 1]};
+                    for (int unit = 0; unit < 2; ++unit) {
+                        load_tensors(row + 64 * m, column + (first_unit + unit) * kUnit, operands[unit]);
                         if constexpr (kResidual >= 0) {
-                            unpack2<T>(two[0], operands[0][kResidual], operands[1][kResidual]);
-                            unpack2<T>(two[1], operands[2][kResidual], operands[3][kResidual]);
+#pragma unroll
+                            for (int half = 0; half < 2; ++half) {
+                                Columns v;
+                                unpack(words[2 * unit + half], v);
+                                set_operand(operands[unit], kResidual, half, v);
+                            }
                         }
-                        finish(from + 4 * half, operands, two);
-                        pairs[2 * half] = two[0];
-                        pairs[2 * half + 1] = two[1];
+                        finish(&sums[m][(first_unit + unit) * kUnitSums], operands[unit], words + 2 * unit);
                     }
-                    stmatrix_x4(address, pairs);
+                    stmatrix_x4(address, words);
                 }
             }
             async_fence();
@@ -401,15 +448,15 @@ struct GemmWgmma {
     }
 
     // ---- Split sums: the blocks of a cluster have one tile and share its K ------------------------------------------
-    // Each block of eight columns of the tile belongs to a rank. Everyone sends its part of them there, where thread by
-    // thread the parts are added in the order of ranks.
+    // Each unit of columns of the tile belongs to a rank. Everyone sends its part of it there, and thread by thread the
+    // parts are added in the order of ranks.
 
-    __device__ unsigned part(int from, int owned, int m) const {
+    __device__ unsigned part(int from, int owned, int m, int four) const {
         return shared + kChunkBuffers + (from * kOwned + owned) * kPartBytes +
-               (m * 128 * kConsumers + static_cast<int>(threadIdx.x)) * 16;
+               ((four * kBlocksM + m) * 128 * kConsumers + static_cast<int>(threadIdx.x)) * 16;
     }
     __device__ int owned() const {
-        return max(0, min(kOwned, kTileN / 8 - static_cast<int>(rank) * kOwned));
+        return max(0, min(kOwned, kTileN / kUnit - static_cast<int>(rank) * kOwned));
     }
 
     __device__ void multiply_part() const {
@@ -420,21 +467,27 @@ struct GemmWgmma {
         __syncwarp();
         cluster_wait();  // everyone's barriers are ready
 #pragma unroll
-        for (int j = 0; j < kTileN / 8; ++j) {
+        for (int j = 0; j < kTileN / kUnit; ++j) {
 #pragma unroll
             for (int m = 0; m < kBlocksM; ++m)
-                send(part(static_cast<int>(rank), j % kOwned, m), parts(), j / kOwned, &sums[m][4 * j]);
+#pragma unroll
+                for (int four = 0; four < kUnitSums / 4; ++four)
+                    send(part(static_cast<int>(rank), j % kOwned, m, four), parts(), j / kOwned,
+                         &sums[m][kUnitSums * j + 4 * four]);
         }
         pdl_wait();
         const Tile at = tile(first_tile());
         const int row = at.row + group * kRows + 16 * (warp % 4) + lane / 4;
-        const int column = at.column + static_cast<int>(rank) * kOwned * 8 + lane % 4 * 2;
+        const int column = at.column + static_cast<int>(rank) * kOwned * kUnit + lane % 4 * kOwn;
         const int count = owned();
         Operands operands[kOwned][kBlocksM];
 #pragma unroll
         for (int j = 0; j < kOwned; ++j) {
 #pragma unroll
-            for (int m = 0; m < kBlocksM; ++m) load_operands(row + 64 * m, column + 8 * j, operands[j][m]);
+            for (int m = 0; m < kBlocksM; ++m) {
+                load_channels(column + kUnit * j, operands[j][m]);
+                load_tensors(row + 64 * m, column + kUnit * j, operands[j][m]);
+            }
         }
         if (count > 0) barrier_wait(parts(), 0);
 #pragma unroll
@@ -442,20 +495,24 @@ struct GemmWgmma {
 #pragma unroll
             for (int m = 0; m < kBlocksM; ++m) {
                 if (j >= count) continue;
-                float x[4] = {};
+                Sum x[kUnitSums] = {};
 #pragma unroll
-                for (int from = 0; from < kSplitK; ++from) {
-                    const float4 v = load_shared(part(from, j, m));
-                    x[0] += v.x, x[1] += v.y, x[2] += v.z, x[3] += v.w;
-                }
-                unsigned pairs[2];
-                finish(x, operands[j][m], pairs);
+                for (int from = 0; from < kSplitK; ++from)
+#pragma unroll
+                    for (int four = 0; four < kUnitSums / 4; ++four) {
+                        const float4 v = load_shared(part(from, j, m, four));
+                        Sum* y = x + 4 * four;
+                        y[0] += bits_as<Sum>(v.x), y[1] += bits_as<Sum>(v.y), y[2] += bits_as<Sum>(v.z);
+                        y[3] += bits_as<Sum>(v.w);
+                    }
+                unsigned words[2];
+                finish(x, operands[j][m], words);
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const int r = row + 64 * m + 8 * half, c = column + 8 * j;
+                    const int r = row + 64 * m + 8 * half, c = column + kUnit * j;
                     if (r < p.m && c < p.n)
-                        *reinterpret_cast<unsigned*>(static_cast<T*>(p.output) + static_cast<long long>(r) * p.n + c) =
-                            pairs[half];
+                        *reinterpret_cast<unsigned*>(static_cast<Output*>(p.output) + static_cast<long long>(r) * p.n +
+                                                     c) = words[half];
                 }
             }
         }

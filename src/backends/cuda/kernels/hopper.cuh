@@ -4,7 +4,7 @@
 // Define PLANISH_BOUNDED_WAITS to turn a wait that would never end into a trap.
 #pragma once
 
-#include "planish/common.cuh"
+#include "planish/vector.cuh"
 
 namespace planish {
 
@@ -78,12 +78,14 @@ inline __device__ void cluster_arrive() {
 inline __device__ void cluster_wait() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-/// Four floats to `address` (of this block's shared memory) as it lies in block `rank`, whose `barrier` gets the bytes.
-inline __device__ void send(unsigned address, Barrier barrier, unsigned rank, const float* from) {
+/// Four words to `address` (of this block's shared memory) as it lies in block `rank`, whose `barrier` gets the bytes.
+template <typename T>
+inline __device__ void send(unsigned address, Barrier barrier, unsigned rank, const T* from) {
     asm volatile(
         "{ .reg .b32 to, at; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 at, %1, %2;\n"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [at]; }" ::"r"(address),
-        "r"(barrier), "r"(rank), "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3])
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [to], {%3, %4, %5, %6}, [at]; }" ::"r"(address),
+        "r"(barrier), "r"(rank), "r"(bits_as<unsigned>(from[0])), "r"(bits_as<unsigned>(from[1])),
+        "r"(bits_as<unsigned>(from[2])), "r"(bits_as<unsigned>(from[3]))
         : "memory");
 }
 inline __device__ float4 load_shared(unsigned address) {
@@ -98,12 +100,13 @@ inline __device__ float4 load_shared(unsigned address) {
 // ---- Tensor copies (9.7.9.27 cp.async.bulk.tensor) ------------------------------------------------------------------
 // Coordinates are innermost first. Elements outside the tensor arrive as zeros, count as bytes all the same, and are
 // not stored. With the 128-byte swizzle the 16-byte unit u of row r of a box lies at unit u ^ (r % 8): the address is
-// swizzled, so a box must start at a multiple of 1024 bytes.
+// swizzled, so a box must start at a multiple of 1024 bytes. With rows and swizzles of 64 and 32 bytes, likewise, it is
+// unit u ^ (r / 2 % 4) and u ^ (r / 4 % 2).
 
 template <int kBytes>
 inline __device__ unsigned swizzled(unsigned offset) {
-    static_assert(kBytes == 128 || kBytes == 64);
-    return offset ^ ((offset >> 3) & (kBytes == 128 ? 0x70u : 0x30u));
+    static_assert(kBytes == 128 || kBytes == 64 || kBytes == 32);
+    return offset ^ ((offset >> 3) & (kBytes == 128 ? 0x70u : kBytes == 64 ? 0x30u : 0x10u));
 }
 
 inline __device__ void prefetch_map(const void* map) {
@@ -199,9 +202,9 @@ inline __device__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-/// Describes rows of 64 elements of 16 bits, K innermost, as copied with the 128-byte swizzle: bits 0-13 address / 16,
-/// 32-45 distance / 16 of groups of eight rows (1024 bytes), 62-63 the swizzle (1: 128 bytes). The leading dimension's
-/// distance (16-29) is not used by swizzled K-major operands. Steps of 16 along K add 32 bytes: 2.
+/// Describes rows of 128 bytes, K innermost, as copied with the 128-byte swizzle: bits 0-13 address / 16, 32-45
+/// distance / 16 of groups of eight rows (1024 bytes), 62-63 the swizzle (1: 128 bytes). The leading dimension's
+/// distance (16-29) is not used by swizzled K-major operands. A product takes 32 bytes along K: the next one adds 2.
 inline __device__ unsigned long long wgmma_operand(unsigned address) {
     return static_cast<unsigned long long>((address & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
@@ -217,123 +220,90 @@ inline __device__ void registers_take() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+/// How the instruction for factors T is spelled behind its number of columns and behind its operands.
 template <typename T>
-struct PtxType;
+struct WgmmaForm;
 template <>
-struct PtxType<f16> {
-    static constexpr char name[] = "f16";
+struct WgmmaForm<f16> {
+    using Sum = float;
+    static constexpr char types[] = "k16.f32.f16.f16", rest[] = ", 1, 1, 0, 0";
 };
 template <>
-struct PtxType<bf16> {
-    static constexpr char name[] = "bf16";
+struct WgmmaForm<bf16> {
+    using Sum = float;
+    static constexpr char types[] = "k16.f32.bf16.bf16", rest[] = ", 1, 1, 0, 0";
+};
+/// Bytes of A have no sign, those of B have one; sums are exact.
+template <>
+struct WgmmaForm<u8> {
+    using Sum = int;
+    static constexpr char types[] = "k32.s32.u8.s8", rest[] = "";
 };
 
-/// d[64, N] = a[64, 16] b[N, 16]^T (+ d). Warp w of the group has rows 16w + l / 4 (elements 4j and 4j + 1) and
-/// 16w + l / 4 + 8 (4j + 2 and 4j + 3) of columns 8j + 2 (l % 4) and the next, l the lane.
+/// d[64, N] = a[64, K] b[N, K]^T (+ d), K of 32 bytes. Warp w of the group has rows 16w + l / 4 (elements 4j and 4j +
+/// 1) and 16w + l / 4 + 8 (4j + 2 and 4j + 3) of columns 8j + 2 (l % 4) and the next, l the lane.
 template <typename T, int N>
 struct Wgmma;
 
-// The registers of an instruction, eight at a time.
-#define PLANISH_8(d, i)                                                                                   \
-    "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3]), "+f"(d[(i) + 4]), "+f"(d[(i) + 5]), \
-        "+f"(d[(i) + 6]), "+f"(d[(i) + 7])
 // clang-format off
-
-template <typename T>
-struct Wgmma<T, 32> {
-    static __device__ void multiply(float (&d)[16], unsigned long long a, unsigned long long b, bool add) {
-        asm volatile(
-            "{ .reg .pred p; setp.ne.b32 p, %18, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n32k16.f32.%19.%19 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-            "}, %16, %17, p, 1, 1, 0, 0; }"
-            : PLANISH_8(d, 0), PLANISH_8(d, 8)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(PtxType<T>::name));
+#define PLANISH_8(c, i) \
+    c(d[i]), c(d[(i) + 1]), c(d[(i) + 2]), c(d[(i) + 3]), c(d[(i) + 4]), c(d[(i) + 5]), c(d[(i) + 6]), c(d[(i) + 7])
+#define PLANISH_16(c, i) PLANISH_8(c, i), PLANISH_8(c, (i) + 8)
+#define PLANISH_32(c, i) PLANISH_16(c, i), PLANISH_16(c, (i) + 16)
+// A thread's sums of an instruction for N columns, as it names them and as operands.
+#define PLANISH_NAMES_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define PLANISH_NAMES_64 \
+    PLANISH_NAMES_32 ", " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PLANISH_NAMES_96 \
+    PLANISH_NAMES_64 ", " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define PLANISH_NAMES_128 \
+    PLANISH_NAMES_96 ", " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PLANISH_NAMES_192 \
+    PLANISH_NAMES_128 ", " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" ", " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define PLANISH_NAMES_256 \
+    PLANISH_NAMES_192 ", " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" ", " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define PLANISH_SUMS_32(c) PLANISH_16(c, 0)
+#define PLANISH_SUMS_64(c) PLANISH_32(c, 0)
+#define PLANISH_SUMS_96(c) PLANISH_SUMS_64(c), PLANISH_16(c, 32)
+#define PLANISH_SUMS_128(c) PLANISH_SUMS_64(c), PLANISH_32(c, 32)
+#define PLANISH_SUMS_192(c) PLANISH_SUMS_128(c), PLANISH_32(c, 64)
+#define PLANISH_SUMS_256(c) PLANISH_SUMS_192(c), PLANISH_32(c, 96)
+// The instruction: its other operands come behind the sums.
+#define PLANISH_MULTIPLY(N, constraint, a_, b_, add_, types_, rest_)                                              \
+    asm volatile(                                                                                                 \
+        "{ .reg .pred p; setp.ne.b32 p, " add_ ", 0;\n"                                                           \
+        "wgmma.mma_async.sync.aligned.m64n" #N types_ " {" PLANISH_NAMES_##N "}, " a_ ", " b_ ", p" rest_ "; }"   \
+        : PLANISH_SUMS_##N(constraint)                                                                            \
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(WgmmaForm<T>::types), "C"(WgmmaForm<T>::rest))
+#define PLANISH_PRODUCT(N, ...)                                                                                   \
+    template <typename T>                                                                                         \
+    struct Wgmma<T, N> {                                                                                          \
+        using Sum = typename WgmmaForm<T>::Sum;                                                                   \
+        static __device__ void multiply(Sum(&d)[N / 2], unsigned long long a, unsigned long long b, bool add) {   \
+            if constexpr (static_cast<Sum>(0.5f) == 0)                                                            \
+                PLANISH_MULTIPLY(N, "+r", __VA_ARGS__);                                                           \
+            else                                                                                                  \
+                PLANISH_MULTIPLY(N, "+f", __VA_ARGS__);                                                           \
+        }                                                                                                         \
     }
-};
-template <typename T>
-struct Wgmma<T, 64> {
-    static __device__ void multiply(float (&d)[32], unsigned long long a, unsigned long long b, bool add) {
-        asm volatile(
-            "{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n64k16.f32.%35.%35 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-            "}, %32, %33, p, 1, 1, 0, 0; }"
-            : PLANISH_8(d, 0), PLANISH_8(d, 8), PLANISH_8(d, 16), PLANISH_8(d, 24)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(PtxType<T>::name));
-    }
-};
-template <typename T>
-struct Wgmma<T, 96> {
-    static __device__ void multiply(float (&d)[48], unsigned long long a, unsigned long long b, bool add) {
-        asm volatile(
-            "{ .reg .pred p; setp.ne.b32 p, %50, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n96k16.f32.%51.%51 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-            "}, %48, %49, p, 1, 1, 0, 0; }"
-            : PLANISH_8(d, 0), PLANISH_8(d, 8), PLANISH_8(d, 16), PLANISH_8(d, 24), PLANISH_8(d, 32), PLANISH_8(d, 40)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(PtxType<T>::name));
-    }
-};
-template <typename T>
-struct Wgmma<T, 128> {
-    static __device__ void multiply(float (&d)[64], unsigned long long a, unsigned long long b, bool add) {
-        asm volatile(
-            "{ .reg .pred p; setp.ne.b32 p, %66, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32.%67.%67 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-            "}, %64, %65, p, 1, 1, 0, 0; }"
-            : PLANISH_8(d, 0), PLANISH_8(d, 8), PLANISH_8(d, 16), PLANISH_8(d, 24), PLANISH_8(d, 32), PLANISH_8(d, 40),
-              PLANISH_8(d, 48), PLANISH_8(d, 56)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(PtxType<T>::name));
-    }
-};
-template <typename T>
-struct Wgmma<T, 192> {
-    static __device__ void multiply(float (&d)[96], unsigned long long a, unsigned long long b, bool add) {
-        asm volatile(
-            "{ .reg .pred p; setp.ne.b32 p, %98, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n192k16.f32.%99.%99 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-            "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-            "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-            "}, %96, %97, p, 1, 1, 0, 0; }"
-            : PLANISH_8(d, 0), PLANISH_8(d, 8), PLANISH_8(d, 16), PLANISH_8(d, 24), PLANISH_8(d, 32), PLANISH_8(d, 40),
-              PLANISH_8(d, 48), PLANISH_8(d, 56), PLANISH_8(d, 64), PLANISH_8(d, 72), PLANISH_8(d, 80), PLANISH_8(d, 88)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(PtxType<T>::name));
-    }
-};
-template <typename T>
-struct Wgmma<T, 256> {
-    static __device__ void multiply(float (&d)[128], unsigned long long a, unsigned long long b, bool add) {
-        asm volatile(
-            "{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n256k16.f32.%131.%131 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-            "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-            "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-            "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-            "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-            "}, %128, %129, p, 1, 1, 0, 0; }"
-            : PLANISH_8(d, 0), PLANISH_8(d, 8), PLANISH_8(d, 16), PLANISH_8(d, 24), PLANISH_8(d, 32), PLANISH_8(d, 40),
-              PLANISH_8(d, 48), PLANISH_8(d, 56), PLANISH_8(d, 64), PLANISH_8(d, 72), PLANISH_8(d, 80), PLANISH_8(d, 88),
-              PLANISH_8(d, 96), PLANISH_8(d, 104), PLANISH_8(d, 112), PLANISH_8(d, 120)
-            : "l"(a), "l"(b), "r"(static_cast<int>(add)), "C"(PtxType<T>::name));
-    }
-};
+PLANISH_PRODUCT(32, "%16", "%17", "%18", "%19", "%20");
+PLANISH_PRODUCT(64, "%32", "%33", "%34", "%35", "%36");
+PLANISH_PRODUCT(96, "%48", "%49", "%50", "%51", "%52");
+PLANISH_PRODUCT(128, "%64", "%65", "%66", "%67", "%68");
+PLANISH_PRODUCT(192, "%96", "%97", "%98", "%99", "%100");
+PLANISH_PRODUCT(256, "%128", "%129", "%130", "%131", "%132");
 // clang-format on
 #undef PLANISH_8
+#undef PLANISH_16
+#undef PLANISH_32
+#undef PLANISH_MULTIPLY
+#undef PLANISH_PRODUCT
 
 }  // namespace planish

@@ -41,10 +41,6 @@ struct Element<bf16> {
     static __device__ float load(bf16 x) { return to_float(x); }
     static __device__ bf16 store(float x) { return from_float<bf16>(x); }
 };
-/// A byte that stands for a number: 0 to 255 in registers; others are stored as the nearest of these, ties to even.
-struct u8 {
-    unsigned char bits;
-};
 template <>
 struct Element<u8> {
     using Register = float;
