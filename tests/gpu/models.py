@@ -60,21 +60,25 @@ def milliseconds(context, feeds: dict, outputs: dict, runs: int) -> float:
 
 def run(path: Path, batch: int, precision: str, options: argparse.Namespace) -> None:
     shapes = shapes_of(path, batch, options.length)
+    feeds = feeds_of(shapes)
+    arguments = {
+        "progress": False,
+        "verify": not options.bench,
+        "shapes": {name: shape for name, (_, shape) in shapes.items()},
+    }
+    reference = planish.build(str(path), target="cpu", optimization_level=1, **arguments)
+    expected = planish.load(reference, "cpu").run(feeds)
     start = time.perf_counter()
     plan = planish.build(
         str(path),
-        target=["cpu", "cuda"],
+        target="cuda",
         precision=precision,
-        progress=False,
-        verify=not options.bench,
-        shapes={name: shape for name, (_, shape) in shapes.items()},
         optimization_level=options.level,
         timing_cache=options.timing_cache,
+        **arguments,
     )
     built = time.perf_counter() - start
-    cpu, gpu = planish.load(plan, "cpu"), planish.load(plan, "cuda:0")
-    feeds = feeds_of(shapes)
-    expected = cpu.run(feeds)
+    gpu = planish.load(plan, "cuda:0")
     on_gpu = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
     context = gpu.create_context()
     actual = context.run(on_gpu)

@@ -45,7 +45,9 @@ inline __device__ void excitation(const ExcitationParams& p) {
     constexpr int kParts = 8, kShare = (C::kHidden + kParts - 1) / kParts;  // lanes that share a row of W2
     static_assert(kVectors % C::kUnits == 0 && C::kUnits * kV * kParts <= C::kThreads);
     using Elements = Pack<T, kV>;
-    __shared__ float means[C::kChannels], hidden[C::kHidden], gate[C::kUnits * kV];
+    // Means and gates are read as vectors.
+    __shared__ alignas(16) float means[C::kChannels], gate[C::kUnits * kV];
+    __shared__ float hidden[C::kHidden];
 
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
     const int first_channel = static_cast<int>(blockIdx.x) * C::kUnits * kV;
