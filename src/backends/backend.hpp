@@ -151,11 +151,12 @@ class Program {
     /// Inputs and outputs in port order. No allocation unless a step is a reference fallback.
     virtual void run(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                      int threads) const = 0;
-    /// As run(), with calls around every step, or noting when each ran.
+    /// As run(), with calls around every step.
     virtual void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                               int threads, const StepObserver& observer) const = 0;
+    /// As run(), once for each of `timelines`, noting when each step ran.
     virtual void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
-                              int threads, Timeline& timeline) const = 0;
+                              int threads, std::span<Timeline> timelines) const = 0;
     /// As run(), in the caller's state, for a program on a GPU. Inputs and outputs may lie in the memory of the device.
     /// `stream`: a handle of the driver or runtime, in which the run is enqueued; 0: the state's own, and the call
     /// returns when the outputs are there. With a stream it returns at once unless host memory or a step on the CPU

@@ -31,8 +31,7 @@ Profile profile(Context::Impl& context, std::span<const NamedView> inputs, int r
     result.roofline = engine.device.backend->measure_roofline(engine.device.target, engine.threads, result.working_set);
 
     std::vector<Timeline> timelines(static_cast<size_t>(std::max(runs, 1)));
-    for (Timeline& timeline : timelines)
-        program->run_profiled(context.input_pointers, context.targets, context.arena.data(), engine.threads, timeline);
+    program->run_profiled(context.input_pointers, context.targets, context.arena.data(), engine.threads, timelines);
     for (StepInfo& step : program->steps()) {
         const size_t i = result.rows.size();
         std::vector<double> seconds, busy;

@@ -35,11 +35,11 @@ class RealStopwatch final : public Stopwatch {
         } catch (const std::exception& error) {
             throw CannotMeasure(error.what());
         }
-        Timeline timeline;
-        for (std::vector<double>& run : seconds) {
-            program.run_profiled(in, out, arena_.data(), threads_, timeline);
-            for (size_t s = 0; s < run.size(); ++s) run[s] = timeline.steps[s].end - timeline.steps[s].begin;
-        }
+        std::vector<Timeline> timelines(seconds.size());
+        program.run_profiled(in, out, arena_.data(), threads_, timelines);
+        for (size_t r = 0; r < seconds.size(); ++r)
+            for (size_t s = 0; s < seconds[r].size(); ++s)
+                seconds[r][s] = timelines[r].steps[s].end - timelines[r].steps[s].begin;
         return seconds;
     }
 

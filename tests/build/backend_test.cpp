@@ -503,8 +503,8 @@ TEST(Verification, CatchesAWrongRegion) {
             honest_->run_observed(in, out, arena, n, wrapped);
         }
         void run_profiled(std::span<const void* const> in, std::span<void* const> out, std::byte* arena, int n,
-                          Timeline& timeline) const override {
-            honest_->run_profiled(in, out, arena, n, timeline);
+                          std::span<Timeline> timelines) const override {
+            honest_->run_profiled(in, out, arena, n, timelines);
         }
 
       private:

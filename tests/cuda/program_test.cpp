@@ -249,11 +249,12 @@ TEST(CudaProgram, ManyRunsOfRandomSizesKeepMemoryFlat) {
 
 TEST(CudaProgram, ObserversSeeOperandsInTheirOwnTypes) {
     Bench bench;
-    Timeline timeline;
+    Timeline timelines[3];
     const void* in[] = {bench.x.data()};
     void* out[] = {bench.y.data()};
-    bench.program->run_profiled(in, out, nullptr, 1, timeline);
-    EXPECT_EQ(timeline.steps.size(), 2U);
+    bench.program->run_profiled(in, out, nullptr, 1, timelines);
+    for (const Timeline& timeline : timelines) EXPECT_EQ(timeline.steps.size(), 2U);
+    EXPECT_EQ(bench.driver.counts.instantiated, 1);  // one graph, launched once for each
     bench.expect(1, bench.y.data());
     bench.program->run_observed(in, out, nullptr, 1, {});
     EXPECT_EQ(bench.driver.counts.launches, 2);  // one by one

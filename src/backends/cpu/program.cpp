@@ -110,27 +110,31 @@ void CpuProgram::run_observed(std::span<const void* const> inputs, std::span<voi
 }
 
 void CpuProgram::run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
-                              int threads, Timeline& timeline) const {
+                              int threads, std::span<Timeline> timelines) const {
     using Clock = std::chrono::steady_clock;
-    timeline = {};
-    LoopRecorder loops;
-    const Clock::time_point start = Clock::now();
-    const auto since_start = [&](Clock::time_point at) { return std::chrono::duration<double>(at - start).count(); };
-    execute(Memory(inputs, outputs, arena), threads, [&](size_t i, const Step&, auto&& launch) {
-        const auto step = static_cast<int>(i);
-        const double begin = since_start(Clock::now());
-        launch();
-        const double end = since_start(Clock::now());
-        // The caller is busy outside of shared loops; inside, each thread from its first task to its last.
-        double busy = end - begin;
-        for (const LoopRecorder::Span& span : loops.take()) {
-            const Timeline::Span part{step, span.thread, since_start(span.begin), since_start(span.end)};
-            busy += (span.thread == LoopRecorder::kWhole ? -1 : 1) * (part.end - part.begin);
-            if (span.thread != LoopRecorder::kWhole) timeline.work.push_back(part);
-        }
-        timeline.steps.push_back({step, 0, begin, end});
-        timeline.busy.push_back(busy);
-    });
+    for (Timeline& timeline : timelines) {
+        timeline = {};
+        LoopRecorder loops;
+        const Clock::time_point start = Clock::now();
+        const auto since_start = [&](Clock::time_point at) {
+            return std::chrono::duration<double>(at - start).count();
+        };
+        execute(Memory(inputs, outputs, arena), threads, [&](size_t i, const Step&, auto&& launch) {
+            const auto step = static_cast<int>(i);
+            const double begin = since_start(Clock::now());
+            launch();
+            const double end = since_start(Clock::now());
+            // The caller is busy outside of shared loops; inside, each thread from its first task to its last.
+            double busy = end - begin;
+            for (const LoopRecorder::Span& span : loops.take()) {
+                const Timeline::Span part{step, span.thread, since_start(span.begin), since_start(span.end)};
+                busy += (span.thread == LoopRecorder::kWhole ? -1 : 1) * (part.end - part.begin);
+                if (span.thread != LoopRecorder::kWhole) timeline.work.push_back(part);
+            }
+            timeline.steps.push_back({step, 0, begin, end});
+            timeline.busy.push_back(busy);
+        });
+    }
 }
 
 }  // namespace planish::cpu

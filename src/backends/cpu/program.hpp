@@ -48,7 +48,7 @@ class CpuProgram final : public Program {
     void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                       int threads, const StepObserver& observer) const override;
     void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
-                      int threads, Timeline& timeline) const override;
+                      int threads, std::span<Timeline> timelines) const override;
 
   private:
     class Memory;

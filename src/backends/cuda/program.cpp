@@ -199,9 +199,9 @@ void CudaProgram::run_observed(std::span<const void* const> inputs, std::span<vo
 }
 
 void CudaProgram::run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte*, int,
-                               Timeline& timeline) const {
+                               std::span<Timeline> timelines) const {
     const std::lock_guard lock(own_run_);
-    dynamic_cast<State&>(own_state()).run_profiled(*this, inputs, outputs, timeline);
+    dynamic_cast<State&>(own_state()).run_profiled(*this, inputs, outputs, timelines);
 }
 
 }  // namespace planish::cuda

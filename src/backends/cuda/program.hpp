@@ -58,7 +58,7 @@ class CudaProgram final : public Program {
     void run_observed(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
                       int threads, const StepObserver& observer) const override;
     void run_profiled(std::span<const void* const> inputs, std::span<void* const> outputs, std::byte* arena,
-                      int threads, Timeline& timeline) const override;
+                      int threads, std::span<Timeline> timelines) const override;
     void run_in(std::span<const void* const> inputs, std::span<void* const> outputs, DeviceState& state,
                 uintptr_t stream) const override;
 

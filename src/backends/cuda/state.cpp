@@ -539,9 +539,9 @@ void State::run_observed(const CudaProgram& program, std::span<const void* const
 }
 
 // With events between the steps, in a graph where no step runs on the CPU: launched one by one, small kernels would
-// wait for the host.
+// wait for the host. Inputs and outputs are copied once.
 void State::run_profiled(const CudaProgram& program, std::span<const void* const> inputs,
-                         std::span<void* const> outputs, Timeline& timeline) {
+                         std::span<void* const> outputs, std::span<Timeline> timelines) {
     const Current current(gpu_);
     begin(own_);
     program.load(gpu_);
@@ -563,6 +563,9 @@ void State::run_profiled(const CudaProgram& program, std::span<const void* const
         }
     };
     CUgraphExec executable = nullptr;
+    const std::shared_ptr<void> destroying(nullptr, [&](void*) {
+        if (executable != nullptr) driver_.GraphExecDestroy(executable);
+    });
     if (on_gpu) {
         CUgraph graph = nullptr;
         gpu_.check(driver_.StreamBeginCapture(own_, kCaptureRelaxed), "capturing the network");
@@ -576,19 +579,22 @@ void State::run_profiled(const CudaProgram& program, std::span<const void* const
         const CUresult result = driver_.GraphInstantiate(&executable, graph, 0);
         driver_.GraphDestroy(graph);
         gpu_.check(result, "making a graph of the network");
-        gpu_.check(driver_.GraphLaunch(executable, own_), "launching the network");
-    } else {
-        enqueue();
+    }
+    for (Timeline& timeline : timelines) {
+        if (on_gpu)
+            gpu_.check(driver_.GraphLaunch(executable, own_), "launching the network");
+        else
+            enqueue();
+        gpu_.check(driver_.StreamSynchronize(own_), "running the network");
+        timeline = {};
+        for (size_t s = 0; s < steps.size(); ++s) {
+            const double begin = events.seconds_since_first(s), end = events.seconds_since_first(s + 1);
+            timeline.steps.push_back({static_cast<int>(s), 0, begin, end});
+            timeline.busy.push_back(end - begin);
+        }
     }
     download(program, bound, outputs, own_);
     synchronize();
-    if (executable != nullptr) driver_.GraphExecDestroy(executable);
-    timeline = {};
-    for (size_t s = 0; s < steps.size(); ++s) {
-        const double begin = events.seconds_since_first(s), end = events.seconds_since_first(s + 1);
-        timeline.steps.push_back({static_cast<int>(s), 0, begin, end});
-        timeline.busy.push_back(end - begin);
-    }
 }
 
 }  // namespace planish::cuda

@@ -30,7 +30,7 @@ class State final : public DeviceState {
     void run_observed(const CudaProgram& program, std::span<const void* const> inputs, std::span<void* const> outputs,
                       const StepObserver& observer);
     void run_profiled(const CudaProgram& program, std::span<const void* const> inputs, std::span<void* const> outputs,
-                      Timeline& timeline);
+                      std::span<Timeline> timelines);
 
   private:
     friend class StepReader;
