@@ -68,6 +68,7 @@ constexpr Row kRows[] = {
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kExcitations[] = {&kExcitation};
+constexpr const Implementation* kPooledExcitations[] = {&kPooledExcitation};
 constexpr const Implementation* kByteProducts[] = {&kByteWgmma, &kByteMma};
 constexpr const Implementation* kByteOthers[] = {&kPointwise};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
@@ -79,6 +80,7 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     if (kind == "attention") return kSlicedAttention;
     if (kind == "conv_chain") return kChains;
     if (kind == "excitation") return kExcitations;
+    if (kind == "pooled_excitation") return kPooledExcitations;
     if (kind == "quantized") {
         const auto quantized = QuantizedRegion::read(region);
         if (!quantized) return {};

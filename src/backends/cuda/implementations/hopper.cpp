@@ -168,11 +168,12 @@ double estimate(const Tile& tile, const Product& p, const EpilogueCode& epilogue
 
 std::vector<Tile> tiles(const Product& p, const Environment& environment) {
     constexpr Tile kLarge[] = {
-        {128, 256, 4, 2, false, 2}, {128, 256, 4, 2, false, 1}, {128, 128, 4, 2, true, 2},
-        {128, 128, 4, 2, true, 1},  {256, 128, 3, 2, false, 1}, {64, 256, 3, 2, true, 2},
-        {128, 64, 6, 2, true, 1},   {256, 64, 4, 2, false, 1},  {128, 128, 3, 2, true, 1, 1, 3},
+        {128, 256, 4, 2, false, 2}, {128, 256, 4, 2, false, 1},      {128, 192, 4, 2, false, 1},
+        {128, 128, 4, 2, true, 2},  {128, 128, 4, 2, true, 1},       {256, 128, 3, 2, false, 1},
+        {64, 256, 3, 2, true, 2},   {128, 64, 6, 2, true, 1},        {256, 64, 4, 2, false, 1},
+        {128, 96, 5, 2, true, 1},   {128, 128, 3, 2, true, 1, 1, 3},
     };
-    constexpr Tile kSmall[] = {{64, 128, 6, 1}, {64, 64, 6, 1}, {64, 32, 8, 1}};
+    constexpr Tile kSmall[] = {{64, 192, 5, 1}, {64, 128, 6, 1}, {64, 96, 6, 1}, {64, 64, 6, 1}, {64, 32, 8, 1}};
     std::vector<Tile> result;
     const auto add = [&](const Tile& tile) {
         if (tile.shared_bytes(static_cast<int>(unit_of(p))) <= environment.device.shared_per_block)
@@ -203,6 +204,9 @@ std::vector<Tactic> product_tactics(const RegionView& region, const Environment&
         tactics.push_back({tile.name(), estimate(tile, problem, epilogue, environment)});
     std::stable_sort(tactics.begin(), tactics.end(),
                      [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    // The estimate is seldom off by more than these many places, and each costs a build its time.
+    constexpr size_t kTimed = 12;
+    if (tactics.size() > kTimed) tactics.resize(kTimed);
     return tactics;
 }
 
