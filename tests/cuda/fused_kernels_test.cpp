@@ -58,6 +58,11 @@ const std::string kMasked = attention_text(
     " input %m : float32[2, 1, 61, 130]",
     "%q, %k, %v, %m) {softcap = 5.0}");
 
+const std::string kBert = attention_text(
+    "input %q : float32[8, 12, 128, 64] input %k : float32[8, 12, 128, 64] input %v : float32[8, 12, 128, 64]"
+    " input %m : float32[8, 1, 128, 128]",
+    "%q, %k, %v, %m) {}");
+
 const std::string kDecode = attention_text(
     "input %q : float32[1, 32, 1, 128] input %k : float32[1, 8, 4096, 128] input %v : float32[1, 8, 4096, 128]"
     " input %m : bool[1, 4096]",
@@ -140,6 +145,7 @@ TEST_P(Resources, EveryTacticCompilesWithinItsBounds) {
         {kVit, DType::f16},
         {kVit, DType::f32},
         {kMasked, DType::bf16},
+        {kBert, DType::f16},
         {kDecode, DType::f16},
         {kCausal, DType::bf16},
         {kOddHeads, DType::f16},

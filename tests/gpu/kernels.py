@@ -180,18 +180,38 @@ def conv_transpose(channels: int, size: int, out: int, kernel: int, stride: int)
     )
 
 
-def attention(heads: int, queries: int, keys: int, dim: int) -> Case:
-    nodes = [node("Attention", ["q", "k", "v"], ["y"])]
-    inputs = {"q": [2, heads, queries, dim], "k": [2, heads, keys, dim], "v": [2, heads, keys, dim]}
+def attention(
+    heads: int,
+    queries: int,
+    keys: int,
+    dim: int,
+    kv_heads: int = 0,
+    mask: tuple[int, ...] = (),
+    boolean: bool = False,
+    causal: bool = False,
+) -> Case:
+    """Of two images; `mask`: its shape."""
+    kv_heads = kv_heads or heads
+    inputs = {"q": [2, heads, queries, dim], "k": [2, kv_heads, keys, dim], "v": [2, kv_heads, keys, dim]}
+    weights = {"m": np.random.default_rng(keys).random(mask) < 0.7} if boolean else {}
+    if mask and not boolean:
+        inputs["m"] = list(mask)
+    nodes = [node("Attention", ["q", "k", "v", *["m"] * bool(mask)], ["y"], is_causal=int(causal))]
 
-    def on_the_way(feeds: dict, _: dict, unit: float) -> np.ndarray:
+    def on_the_way(feeds: dict, weights: dict, unit: float) -> np.ndarray:
         """Of probabilities, which are rounded to be multiplied: they sum to one."""
-        scores = np.einsum("nhqd,nhkd->nhqk", feeds["q"], feeds["k"]) / np.sqrt(dim)
+        k, v = (np.repeat(feeds[name], heads // kv_heads, axis=1) for name in "kv")
+        scores = np.einsum("nhqd,nhkd->nhqk", feeds["q"], k) / np.sqrt(dim)
+        if mask:
+            scores = np.where(weights["m"], scores, -np.inf) if boolean else scores + feeds["m"]
+        if causal:
+            scores = np.where(np.tri(queries, keys, dtype=bool), scores, -np.inf)
         p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return unit * np.einsum("nhqk,nhkd->nhqd", p / p.sum(axis=-1, keepdims=True), np.abs(feeds["v"]))
+        return unit * np.einsum("nhqk,nhkd->nhqd", p / p.sum(axis=-1, keepdims=True), np.abs(v))
 
     name = f"attention {heads}x{queries}x{keys}x{dim}"
-    return Case(name, nodes, inputs, inputs["q"], {}, keys + dim, on_the_way=on_the_way)
+    name += f" of {kv_heads}" * (kv_heads < heads) + f" mask {mask}" * bool(mask) + " boolean" * boolean
+    return Case(name + " causal" * causal, nodes, inputs, inputs["q"], weights, keys + dim, on_the_way=on_the_way)
 
 
 def row_op(op: str, rows: int, columns: int, **weights) -> Case:
@@ -230,6 +250,9 @@ def cases() -> list[Case]:
         conv_transpose(16, 9, 12, 4, 2),
         attention(3, 61, 130, 64),
         attention(2, 1, 300, 128),
+        attention(12, 128, 128, 64, mask=(2, 1, 128, 128)),
+        attention(3, 61, 131, 80, mask=(1, 3, 1, 131)),
+        attention(4, 70, 98, 64, kv_heads=2, mask=(2, 1, 70, 98), boolean=True),
         row_op("Softmax", 13, 197),
         row_op("LayerNormalization", 13, 768, s=(768,), b=(768,)),
         Case("max_pool", [node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2])], {"x": [2, 20, 13, 11]},

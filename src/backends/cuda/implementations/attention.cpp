@@ -114,6 +114,8 @@ std::optional<Problem> read_problem(const RegionView& region) {
     const double softcap = op.real("softcap");
     p.softcap = static_cast<float>(softcap > 0 ? softcap * kLog2e : 0);
     p.scale = static_cast<float>(softcap > 0 ? scale / softcap : scale * kLog2e);
+    // Rounded down, so that the lowest number times both is still one.
+    p.mask_scale = softcap > 0 ? static_cast<float>(kLog2e) : std::nextafter(1 / p.scale, 0.0f);
     const auto window = [&](const char* name) {
         const int64_t size = op.integer(name);
         return size < 0 ? kUnbounded : static_cast<int>(std::min<int64_t>(size, kUnbounded));
@@ -292,6 +294,7 @@ bool fits(const Tile& tile, const Problem& problem, const Environment& environme
     const int64_t size = std::max(problem.head_dim, problem.value_dim);
     if (size > 128 && (tile.key_block > 32 || tile.row_tiles > 1)) return false;  // registers
     if (size > 64 && tile.row_tiles > 1) return false;
+    if (problem.mask >= 0 && problem.params.keys % 2 != 0 && tile.row_tiles > 1) return false;  // a register an element
     if (size > 64 && tile.blocks > 2) return false;
     return true;
 }
@@ -302,8 +305,10 @@ std::vector<Tile> tiles(const Problem& problem, const Environment& environment) 
         {1, 2, 4, 64, 1, 1}, {1, 1, 4, 64, 1, 1}, {1, 1, 4, 32, 2, 1}, {1, 4, 1, 32, 2, 1},
     };
     std::vector<Tile> result;
-    for (const Tile& tile : kTiles)
+    for (Tile tile : kTiles) {
+        if (problem.mask >= 0) tile.blocks = std::min(tile.blocks, 3);  // registers for what is read ahead
         if (fits(tile, problem, environment)) result.push_back(tile);
+    }
     // Few rows before many keys: blocks for all multiprocessors, each with at least 256 keys.
     if (!environment.batch_invariant) {
         Tile tile{1, 1, 4, std::max(problem.head_dim, problem.value_dim) > 64 ? 32 : 64, 2, 1};
@@ -356,14 +361,13 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     p.splits = tile.splits;
     p.keys_per_split = static_cast<int>(round_up(divide_up(p.keys, tile.splits), tile.step()));
 
-    const bool mask_rows = p.mask_strides.row != 0 || (pack > 1 && p.mask_strides.head != 0);
     const std::string traits =
         "#include \"planish/attention.cuh\"\nstruct Traits {\n" + common_traits(problem, formats) +
         fmt::format(
             "    static constexpr int kRowTiles = {}, kRowWarps = {}, kKeyWarps = {}, kKeyBlock = {};\n"
             "    static constexpr int kStages = {}, kPack = {};\n"
-            "    static constexpr bool kMaskRows = {}, kSplit = {};\n}};\n",
-            tile.row_tiles, tile.row_warps, tile.key_warps, tile.key_block, tile.stages, pack, mask_rows,
+            "    static constexpr bool kMaskPairs = {}, kSplit = {};\n}};\n",
+            tile.row_tiles, tile.row_warps, tile.key_warps, tile.key_block, tile.stages, pack, p.keys % 2 == 0,
             tile.splits > 1);
     const auto kernel_source = [&](std::string_view name, int threads, int blocks, std::string_view function) {
         return traits + fmt::format(

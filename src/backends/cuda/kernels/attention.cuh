@@ -14,8 +14,8 @@
 // The generated translation unit gives the constants as a struct:
 //   using T = f16 | bf16; using Mask = what the mask's elements are;
 //   kHeadDim, kValueDim (multiples of 8), kRowTiles, kRowWarps, kKeyWarps, kKeyBlock (keys of a warp and step, a
-//   multiple of 16), kStages (2: the next keys arrive meanwhile; 1: all keys fit one step), kPack, kMask, kMaskRows
-//   (false: all queries share one row of the mask), kSoftcap, kBounded (causal, window, offsets or lengths), kSplit.
+//   multiple of 16), kStages (2: the next keys arrive meanwhile; 1: all keys fit one step), kPack, kMask, kMaskPairs
+//   (its rows have an even number of elements), kSoftcap, kBounded (causal, window, offsets or lengths), kSplit.
 #pragma once
 
 #include "planish/attention_params.h"
@@ -69,6 +69,64 @@ inline __device__ float mask_at(const typename C::Mask* mask, long long at) {
     if constexpr (C::kMask == MaskKind::boolean) return mask[at] ? 0.0f : minus_infinity();
     const float m = to_float(mask[at]);
     return m == minus_infinity() ? m : fmaxf(m * kLog2e, kLowest);
+}
+
+/// What a mask says of two neighbouring keys, as it lies in memory: read ahead, nobody waits for it.
+template <typename C>
+struct MaskPair {
+    using T = typename C::Mask;
+    static constexpr int kBits = 8 * sizeof(T), kWords = C::kMaskPairs && kBits < 32 ? 1 : 2;
+
+    unsigned words[kWords];
+
+    /// Keys that do not exist are not read.
+    __device__ void read(const T* at, int existing) {
+        if constexpr (!C::kMaskPairs) {
+            words[0] = existing > 0 ? bits(at[0]) : 0;
+            words[1] = existing > 1 ? bits(at[1]) : 0;
+        } else if constexpr (kBits == 32) {
+            const uint2 both = existing > 0 ? *reinterpret_cast<const uint2*>(at) : uint2{0, 0};
+            words[0] = both.x, words[1] = both.y;
+        } else if constexpr (kBits == 16) {
+            words[0] = existing > 0 ? *reinterpret_cast<const unsigned*>(at) : 0;
+        } else {
+            words[0] = existing > 0 ? *reinterpret_cast<const unsigned short*>(at) : 0;
+        }
+    }
+
+    /// What is added for key 0 or 1, in units of 1 / scale. Rounded towards zero, a finite mask stays finite (exporters
+    /// write -3.4e38): a row of nothing else is a uniform distribution, while a row of -inf has none and gives zeros.
+    __device__ float value(int key, float scale) const {
+        const unsigned word = kWords == 2 ? words[key] : words[0] >> kBits * key & ((1u << kBits) - 1);
+        if constexpr (C::kMask == MaskKind::boolean)
+            return word != 0 ? 0.0f : minus_infinity();
+        else if constexpr (kBits == 32)
+            return __fmul_rz(__uint_as_float(word), scale);
+        else
+            return __fmul_rz(to_float(T{static_cast<unsigned short>(word)}), scale);
+    }
+
+  private:
+    static __device__ unsigned bits(unsigned char x) { return x; }
+    static __device__ unsigned bits(f16 x) { return x.bits; }
+    static __device__ unsigned bits(bf16 x) { return x.bits; }
+    static __device__ unsigned bits(float x) { return __float_as_uint(x); }
+};
+
+/// A lane's part of kBlocks times eight keys from `first` on, for its rows `row` and `row` + 8: of a row that does not
+/// exist, another one's.
+template <typename C, int kBlocks>
+inline __device__ void read_mask(MaskPair<C> (&mask)[2][kBlocks], const AttentionParams& p, int batch, int head,
+                                 int row, int first) {
+    const int column = first + static_cast<int>(threadIdx.x) % 4 * 2;
+    const auto* const all = static_cast<const typename C::Mask*>(p.mask) + batch * p.mask_strides.batch + column;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int r = min(row + half * 8, p.queries * C::kPack - 1);
+        const auto* const from = all + (head + r % C::kPack) * p.mask_strides.head + r / C::kPack * p.mask_strides.row;
+#pragma unroll
+        for (int j = 0; j < kBlocks; ++j) mask[half][j].read(from + j * 8, p.keys - column - j * 8);
+    }
 }
 
 /// Which keys a query may see.
@@ -158,8 +216,12 @@ struct WarpRows {
     static constexpr int kTiles = C::kRowTiles, kGroups = C::kKeyBlock / 16;
     static constexpr int kKeySteps = Tile::kKeySize / 16, kValueSteps = Tile::kValueSize / 16;
     static constexpr bool kHoldsQuery = kTiles * Tile::kKeySize <= 128;  // else Q is read again for every block
-    // Without mask and cap the scale is applied inside the exponential, and the maximum is one of products.
-    static constexpr bool kScaled = C::kMask != MaskKind::none || C::kSoftcap;
+    using Scores = float[kTiles][2 * kGroups][4];
+    struct Mask {
+        MaskPair<C> pairs[kTiles][2][2 * kGroups];
+    };
+    // Without a cap the scale is applied inside the exponential, and the maximum is one of products.
+    static constexpr bool kScaled = C::kSoftcap;
 
     unsigned q[kHoldsQuery ? kTiles : 1][kHoldsQuery ? kKeySteps : 1][4];
     float out[kTiles][2 * kValueSteps][4];
@@ -191,17 +253,30 @@ struct WarpRows {
         }
     }
 
-    /// S = Q K^T of this warp's kKeyBlock keys; of groups of 16 keys only the first `groups`.
-    template <bool kEdge>
-    __device__ void products(float (&s)[kTiles][2 * kGroups][4], const T* rows, const T* keys, int groups) {
-        const int lane = threadIdx.x % 32;
-        const T* from = keys + (lane % 8 + lane / 16 * 8) * Tile::kKeyStride + lane / 8 % 2 * 8;
+    /// Where the sums of products begin. The mask there costs no other registers; the tensor cores' sums then are as
+    /// good as its magnitude allows, as they are for scores.
+    static __device__ void start(Scores& s) {
 #pragma unroll
         for (int t = 0; t < kTiles; ++t)
 #pragma unroll
             for (int j = 0; j < 2 * kGroups; ++j)
 #pragma unroll
                 for (int c = 0; c < 4; ++c) s[t][j][c] = 0;
+    }
+    static __device__ void start(Scores& s, const Mask& mask, float scale) {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+            for (int j = 0; j < 2 * kGroups; ++j)
+#pragma unroll
+                for (int c = 0; c < 4; ++c) s[t][j][c] = mask.pairs[t][c / 2][j].value(c % 2, scale);
+    }
+
+    /// S += Q K^T of this warp's kKeyBlock keys; of groups of 16 keys only the first `groups`.
+    template <bool kEdge>
+    __device__ void products(Scores& s, const T* rows, const T* keys, int groups) {
+        const int lane = threadIdx.x % 32;
+        const T* from = keys + (lane % 8 + lane / 16 * 8) * Tile::kKeyStride + lane / 8 % 2 * 8;
 #pragma unroll
         for (int step = 0; step < kKeySteps; ++step) {
             unsigned a[kTiles][4];
@@ -251,8 +326,7 @@ struct WarpRows {
 
     /// Scores to weights, with O and the totals brought to the new maximum.
     template <bool kEdge>
-    __device__ void weigh(float (&s)[kTiles][2 * kGroups][4], unsigned (&p)[kTiles][kGroups][4], int groups,
-                          float scale) {
+    __device__ void weigh(Scores& s, unsigned (&p)[kTiles][kGroups][4], int groups, float scale) {
 #pragma unroll
         for (int t = 0; t < kTiles; ++t)
 #pragma unroll
@@ -364,6 +438,15 @@ __device__ void attention(const AttentionParams& p) {
     const T* const warp_rows = shared_rows + row_warp * kTiles * 16 * Tile::kKeyStride;
     const int warp_row = first_row + row_warp * kTiles * 16;
     const bool has_rows = warp_row < rows;
+    typename Warp::Mask mask;  // of the step that comes, in what will be registers of its scores
+    const auto read_mask = [&](int first) {
+        if constexpr (C::kMask != MaskKind::none)
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t)
+                attention_detail::read_mask<C>(mask.pairs[t], p, batch, first_head, warp_row + t * 16 + lane / 4,
+                                               first + key_warp * C::kKeyBlock);
+    };
+    read_mask(begin);
 
     for (int first = begin, stage = 0; first < end; first += Tile::kStep, stage ^= C::kStages - 1) {
         cp_async_wait<1>();  // the keys; the values may still be under way
@@ -381,42 +464,30 @@ __device__ void attention(const AttentionParams& p) {
         }
         const T* const keys = shared_keys + (stage * Tile::kStep + key_warp * C::kKeyBlock) * Tile::kKeyStride;
         const T* const values = shared_values + (stage * Tile::kStep + key_warp * C::kKeyBlock) * Tile::kValueStride;
-        float s[kTiles][2 * kGroups][4];
+        typename Warp::Scores s;
         unsigned weights[kTiles][kGroups][4];
         if (groups > 0) {
-            if (edge)
-                w.template products<true>(s, warp_rows, keys, groups);
+            if constexpr (C::kMask != MaskKind::none)
+                Warp::start(s, mask, p.mask_scale);
             else
-                w.template products<false>(s, warp_rows, keys, groups);
-            if constexpr (Warp::kScaled) {
+                Warp::start(s);
+            const auto multiply = [&](typename Warp::Scores& sums) {
+                if (edge)
+                    w.template products<true>(sums, warp_rows, keys, groups);
+                else
+                    w.template products<false>(sums, warp_rows, keys, groups);
+            };
+            if constexpr (C::kSoftcap) {
+                typename Warp::Scores sums{};
+                multiply(sums);
 #pragma unroll
                 for (int t = 0; t < kTiles; ++t)
 #pragma unroll
                     for (int j = 0; j < 2 * kGroups; ++j)
 #pragma unroll
-                        for (int c = 0; c < 4; ++c) s[t][j][c] = score<C>(s[t][j][c], p.scale, p.softcap);
-            }
-            if constexpr (C::kMask != MaskKind::none) {
-                const auto* mask = static_cast<const typename C::Mask*>(p.mask) + batch * p.mask_strides.batch;
-#pragma unroll
-                for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        const int r = warp_row + t * 16 + half * 8 + lane / 4;
-                        const long long row =
-                            (first_head + r % C::kPack) * p.mask_strides.head + r / C::kPack * p.mask_strides.row;
-                        if (!C::kMaskRows && half == 1) break;
-#pragma unroll
-                        for (int j = 0; j < 2 * kGroups; ++j)
-#pragma unroll
-                            for (int c = 0; c < 2; ++c) {
-                                const int column = warp_first + j * 8 + lane % 4 * 2 + c;
-                                if (r >= rows || column >= end) continue;
-                                const float m = mask_at<C>(mask, row + column);
-                                s[t][j][2 * half + c] += m;
-                                if (!C::kMaskRows) s[t][j][2 + c] += m;
-                            }
-                    }
+                        for (int c = 0; c < 4; ++c) s[t][j][c] += score<C>(sums[t][j][c], p.scale, p.softcap);
+            } else {
+                multiply(s);
             }
             if (edge) {
 #pragma unroll
@@ -437,6 +508,7 @@ __device__ void attention(const AttentionParams& p) {
                 w.template weigh<false>(s, weights, groups, p.scale);
             }
         }
+        if (C::kStages == 2) read_mask(first + Tile::kStep);
         cp_async_wait<C::kStages - 1>();  // the values; the next keys may still be under way
         __syncthreads();
         if (C::kStages == 2) copy_values(first + Tile::kStep, stage ^ 1);

@@ -21,6 +21,8 @@ struct AttentionParams {
     int left, right;             // a query at position i sees keys i - left .. i + right
     float scale;                 // of the scores, times log2(e); with a soft cap: scale / softcap
     float softcap;               // softcap times log2(e)
+    float mask_scale;            // of what a mask adds to products before they are scaled: 1 / scale; with a soft cap:
+                                 // to capped scores, log2(e)
 };
 
 }  // namespace planish
