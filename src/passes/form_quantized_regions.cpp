@@ -26,6 +26,11 @@ bool is_scalar_constant(const Value* value) {
     return value == nullptr || (value->is_constant() && value->constant->size() == 1);
 }
 
+/// Integers or floats of 8 bits that kernels multiply as they are stored.
+bool is_byte(DType dtype) {
+    return dtype == DType::u8 || dtype == DType::i8 || dtype == DType::f8e4m3fn;
+}
+
 /// DequantizeLinear of an 8-bit tensor to float32, its scale a constant or found at run time.
 Node* decoder(const Value* value, bool at_run_time = false) {
     Node* dq = producer(value, "DequantizeLinear");
@@ -33,7 +38,7 @@ Node* decoder(const Value* value, bool at_run_time = false) {
     const DType stored = dq->input(0)->type.dtype;
     const bool constant = dq->input(1)->is_constant() && (dq->input(2) == nullptr || dq->input(2)->is_constant());
     const bool known = constant || (at_run_time && producer(dq->input(1), "DynamicQuantizeLinear") != nullptr);
-    return (stored == DType::u8 || stored == DType::i8) && known && dq->integer("block_size") == 0 ? dq : nullptr;
+    return is_byte(stored) && known && dq->integer("block_size") == 0 ? dq : nullptr;
 }
 
 /// DequantizeLinear of constants in 4 or 8 bits to float32, by whatever scales: weights of a product of floats.
@@ -52,7 +57,8 @@ Node* encoder(const Graph& graph, const Value* value) {
     if (q == nullptr || value->type.dtype != DType::f32 || q->input(0) != value) return nullptr;
     const DType stored = q->output()->type.dtype;
     const bool whole = q->input(1)->is_constant() && is_scalar_constant(q->input(1)) && is_scalar_constant(q->input(2));
-    return (stored == DType::u8 || stored == DType::i8) && whole ? q : nullptr;
+    const bool saturates = stored != DType::f8e4m3fn || q->integer("saturate") != 0;
+    return is_byte(stored) && whole && saturates ? q : nullptr;
 }
 
 /// The node that names what `node` computes: its region's product, or itself.

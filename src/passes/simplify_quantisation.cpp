@@ -20,13 +20,16 @@
 namespace planish::passes {
 namespace {
 
+constexpr double kLargestFloat8 = 448;  // e4m3
+
 struct Scale {
     DType dtype;
     double scale, zero;
     friend bool operator==(const Scale&, const Scale&) = default;
 };
 
-/// Of a QuantizeLinear or DequantizeLinear between float32 and 8 bits with one scale; nullopt: another kind.
+/// Of a QuantizeLinear or DequantizeLinear between float32 and 8 bits with one scale; nullopt: another kind. Float8 has
+/// a zero point of zero and saturates.
 std::optional<Scale> scale_of(const Node* node) {
     const bool to = node->is("QuantizeLinear");
     if (!to && !node->is("DequantizeLinear")) return std::nullopt;
@@ -34,8 +37,10 @@ std::optional<Scale> scale_of(const Node* node) {
     const DType dtype = stored->type.dtype;
     const auto scale = scalar(node->input(1));
     const auto zero = node->input(2) == nullptr ? std::optional(0.0) : scalar(node->input(2));
-    if (real->type.dtype != DType::f32 || (dtype != DType::u8 && dtype != DType::i8) || !scale || !zero ||
-        *scale <= 0 || node->input(1)->constant->dtype() != DType::f32 || node->integer("block_size") != 0)
+    const bool integer = dtype == DType::u8 || dtype == DType::i8;
+    const bool float8 = dtype == DType::f8e4m3fn && zero == 0.0 && (!to || node->integer("saturate") != 0);
+    if (real->type.dtype != DType::f32 || (!integer && !float8) || !scale || !zero || *scale <= 0 ||
+        node->input(1)->constant->dtype() != DType::f32 || node->integer("block_size") != 0)
         return std::nullopt;
     return Scale{dtype, *scale, *zero};
 }
@@ -139,9 +144,10 @@ bool saturate_only(Graph& graph, Node* q) {
     } else {
         return false;
     }
-    const double smallest = scale->dtype == DType::u8 ? 0 : -128;
-    if (low > scale->scale * (smallest - scale->zero) || high < scale->scale * (smallest + 255 - scale->zero))
-        return false;
+    const bool float8 = scale->dtype == DType::f8e4m3fn;
+    const double smallest = float8 ? -kLargestFloat8 : scale->dtype == DType::u8 ? 0 : -128;
+    const double largest = float8 ? kLargestFloat8 : smallest + 255;
+    if (low > scale->scale * (smallest - scale->zero) || high < scale->scale * (largest - scale->zero)) return false;
     Node* kept = node->input(0)->producer;
     graph.set_input(q, 0, node->input(0));
     if (kept != nullptr) add_origins(kept, {node});

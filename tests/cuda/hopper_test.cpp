@@ -239,6 +239,37 @@ TEST(Wgmma, ProductsOfBytesCompile) {
                 DType::f16, 2, kIgmma);
 }
 
+/// The same in e4m3, whose zero points are zero.
+std::string in_float8(std::string text) {
+    for (const auto& [from, to] : {std::pair<std::string_view, std::string_view>{"uint8", "float8_e4m3fn"},
+                                   {": int8", ": float8_e4m3fn"},
+                                   {"[] = [131]", "[] = [0]"},
+                                   {"[] = [5]", "[] = [0]"},
+                                   {"[] = [7]", "[] = [0]"}})
+        for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+            text.replace(at, from.size(), to);
+    return text;
+}
+
+TEST(Wgmma, TakesFloatsOfEightBits) {
+    EXPECT_TRUE(Subject(in_float8(byte_product(300, 256, 160, kGelu))).is_taken());
+    EXPECT_TRUE(Subject(in_float8(byte_product(300, 1000, 160, kFloats))).is_taken());
+    EXPECT_TRUE(Subject(in_float8(byte_conv(2, 64, 14, 64, 3, 1, 131, kSum, true))).is_taken());
+    EXPECT_FALSE(Subject(in_float8(byte_product(300, 256, 160, kGelu)), "sm_89").is_taken());
+    // Kernels store a sum and its operand in one type.
+    std::string mixed = byte_conv(2, 64, 14, 64, 3, 1, 0, kSum, true);
+    mixed.replace(mixed.find("%rq : uint8"), 11, "%rq : float8_e4m3fn");
+    mixed.replace(mixed.find("%rz : uint8[] = [5]"), 19, "%rz : float8_e4m3fn[] = [0]");
+    EXPECT_FALSE(Subject(mixed).is_taken());
+}
+
+TEST(Wgmma, ProductsOfFloat8Compile) {
+    compile_all({in_float8(byte_product(16384, 3072, 768, kGelu)), in_float8(byte_product(130, 1000, 2048, kFloats)),
+                 in_float8(byte_conv(128, 128, 28, 512, 1, 1, 0, kSum, true)),
+                 in_float8(byte_conv(1, 256, 14, 256, 3, 1, 0, kRelu))},
+                DType::f16, 4, kQgmma);
+}
+
 TEST(Wgmma, ConvolutionsOfBytesCompile) {
     compile_all({byte_conv(128, 64, 56, 64, 3, 1, 0, kRelu), byte_conv(128, 128, 28, 512, 1, 1, 0, kSum, true),
                  byte_conv(1, 256, 14, 256, 3, 1, 0, kRelu)},

@@ -229,6 +229,23 @@ std::vector<Case> byte_cases() {
     };
 }
 
+/// The same in e4m3, whose zero points are zero; scales of results are such that nothing is rounded twice.
+std::vector<Case> float8_cases() {
+    std::vector<Case> cases = byte_cases();
+    for (Case& c : cases)
+        for (const auto& [from, to] : {std::pair<std::string_view, std::string_view>{"uint8", "float8_e4m3fn"},
+                                       {": int8", ": float8_e4m3fn"},
+                                       {"[131]", "[0]"},
+                                       {"[101]", "[0]"},
+                                       {"[] = [7]", "[] = [0]"},
+                                       {"[0.02]", "[0.015625]"},
+                                       {"[40.0]", "[0.125]"},
+                                       {"[30.0]", "[0.25]"}})
+            for (size_t at = 0; (at = c.graph.find(from, at)) != std::string::npos; at += to.size())
+                c.graph.replace(at, from.size(), to);
+    return cases;
+}
+
 // Sums of at most 1024 exact products in float32, in any order, each term below three times the largest result; then
 // rounded to storage.
 double tolerance(const EmulatedRun& run, double want, double largest) {
@@ -237,12 +254,12 @@ double tolerance(const EmulatedRun& run, double want, double largest) {
 }
 
 /// Every `every`-th tactic of each case, beginning with another one for each.
-void emulate(const std::vector<Case>& cases, DType storage, size_t every) {
+void emulate(const std::vector<Case>& cases, DType storage, size_t every, std::string_view arch = "sm_80") {
     std::vector<std::unique_ptr<Subject>> subjects;
     std::vector<EmulatedRun> runs;
     size_t number = 0;
     for (const Case& c : cases) {
-        subjects.push_back(std::make_unique<Subject>(c.graph, "sm_80", storage, c.layout));
+        subjects.push_back(std::make_unique<Subject>(c.graph, arch, storage, c.layout));
         Subject& subject = *subjects.back();
         if (subject.refusal() != Refusal::none) {
             EXPECT_EQ(subject.refusal(), Refusal::none) << c.name;
@@ -253,7 +270,7 @@ void emulate(const std::vector<Case>& cases, DType storage, size_t every) {
         for (size_t t = 0; t < tactics.size(); ++t) {
             if ((number + t) % every != 0 && (any || t + 1 < tactics.size())) continue;
             any = true;
-            const Subject one(c.graph, "sm_80", storage, c.layout);
+            const Subject one(c.graph, arch, storage, c.layout);
             EmulatedRun run{c.name + " " + tactics[t].name, storage,       nullptr,
                             one.compile(tactics[t].name),   one.formats(), exact(storage)};
             run.graph = one.graph->clone();
@@ -275,6 +292,28 @@ TEST(MmaEmulated, Tf32AgreesWithTheReference) {
 }
 TEST(MmaEmulated, BytesAgreeWithTheReference) {
     emulate(byte_cases(), DType::f16, 3);
+}
+
+TEST(MmaEmulated, FloatsOfEightBitsAgreeWithTheReference) {
+    emulate(float8_cases(), DType::f16, 3, "sm_89");
+}
+TEST(Mma, FloatsOfEightBitsNeedAda) {
+    const std::string text = float8_cases().front().graph;
+    EXPECT_EQ(Subject(text, "sm_89").refusal(), Refusal::none);
+    EXPECT_EQ(Subject(text, "sm_86").refusal(), Refusal::isa_missing);
+}
+TEST(Mma, FloatsOfEightBitsCompile) {
+    if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
+    for (const std::string_view arch : {"sm_89", "sm_90a", "sm_120"}) {
+        size_t number = 0;
+        for (const Case& c : float8_cases()) {
+            const Subject subject(c.graph, arch, DType::f16, c.layout);
+            const auto tactics = subject.tactics();
+            const CudaKernel kernel = subject.compile(tactics[number++ % tactics.size()].name);
+            const auto binary = compile_kernel(kernel.launches.at(0).spec, subject.environment.arch);
+            EXPECT_EQ(binary->resources.spilled_bytes, 0) << kernel.name;
+        }
+    }
 }
 
 // ---- Resources ------------------------------------------------------------------------------------------------------

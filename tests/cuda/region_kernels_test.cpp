@@ -19,6 +19,7 @@ namespace {
 struct Case {
     std::string name, implementation, graph;  // the graph without its frame; its region's outputs are the graph's
     bool channels_last = false;               // how images are available
+    int arch = 80;                            // least architecture
 };
 
 std::string floats(const std::string& name, const std::string& dims) {
@@ -57,6 +58,25 @@ std::vector<Case> cases() {
             "%x = DequantizeLinear(%xq, %s, %z)\n%u = DequantizeLinear(%zq, %s, %z)\n%a = Add(%x, %u)\n"
             "%r = Relu(%a)\n%y = QuantizeLinear(%r, %s, %z)\noutput %y\n",
         true);
+    add("norm_bytes", "norm_rows_u8",
+        floats("x", "12, 768") + floats("g", "768") + floats("b", "768") + scales +
+            "%n = LayerNormalization(%x, %g, %b)\n%y = QuantizeLinear(%n, %s, %z)\noutput %y\n");
+    const std::string float8 = "const %s : float32[] = [0.25]\nconst %z : float8_e4m3fn[] = [0]\n";
+    add("encode_float8", "pointwise", floats("x", "5, 37") + float8 + "%y = QuantizeLinear(%x, %s, %z)\noutput %y\n");
+    result.back().arch = 89;
+    add("decode_float8", "pointwise",
+        "input %x : float8_e4m3fn[5, 37]\n" + float8 + "%y = DequantizeLinear(%x, %s, %z)\noutput %y\n");
+    result.back().arch = 89;
+    add("sum_float8", "pointwise",
+        "input %xq : float8_e4m3fn[2, 16, 5, 7]\ninput %zq : float8_e4m3fn[2, 16, 5, 7]\n" + float8 +
+            "%x = DequantizeLinear(%xq, %s, %z)\n%u = DequantizeLinear(%zq, %s, %z)\n%a = Add(%x, %u)\n"
+            "%r = Relu(%a)\n%y = QuantizeLinear(%r, %s, %z)\noutput %y\n",
+        true);
+    result.back().arch = 89;
+    add("norm_float8", "norm_rows_u8",
+        floats("x", "12, 768") + floats("g", "768") + float8 +
+            "%n = RMSNormalization(%x, %g)\n%y = QuantizeLinear(%n, %s, %z)\noutput %y\n");
+    result.back().arch = 89;
     add("compare", "pointwise", floats("x", "33") + floats("z", "33") + "%y = Less(%x, %z)\noutput %y\n");
     for (const char* n : {"10", "64", "197", "768", "1000", "4096", "50257", "100000"}) {
         add(std::string("softmax_") + n, "softmax_rows",
@@ -101,6 +121,14 @@ std::vector<Case> cases() {
         floats("x", "1, 64, 112, 112") +
             "%y = MaxPool(%x) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]}\noutput %y\n",
         true);
+    for (const std::string type : {"uint8", "float8_e4m3fn"}) {
+        add(std::string("max_pool_") + type, "pool_window",
+            std::string("input %x : ") + type +
+                "[2, 24, 13, 11]\n%y = MaxPool(%x) {kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]}\n"
+                "output %y\n",
+            true);
+        if (type != "uint8") result.back().arch = 89;
+    }
     add("average_pool", "pool_window",
         floats("x", "2, 20, 13, 13") +
             "%y = AveragePool(%x) {kernel_shape = [5, 5], pads = [2, 2, 2, 2], count_include_pad = 1}\noutput %y\n",
@@ -335,6 +363,7 @@ TEST_P(RegionKernels, CompileWithinTheirBounds) {
     auto all = cases();
     for (Case& c : mobile_cases()) all.push_back(std::move(c));
     for (const Case& c : all) {
+        if (!arch.at_least(c.arch)) continue;
         const auto graph = parse(c.graph);
         for (const DType storage : {DType::f32, DType::f16, DType::bf16}) {
             const Environment environment = environment_of(arch, storage, packed);

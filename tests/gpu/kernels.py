@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from onnx_bytes import model, node
+from onnx_bytes import Float8, model, node
 
 import planish
 
@@ -54,6 +54,7 @@ class Case:
     ):
         self.name, self.nodes, self.inputs, self.output, self.terms = name, nodes, inputs, output, terms
         self.quantum, self.between, self.on_the_way = quantum, between, on_the_way
+        self.relative = 0.0  # likewise, in units of the result
         rng = np.random.default_rng(len(name))
         self.weights = {
             key: value if isinstance(value, np.ndarray) else rng.standard_normal(value)
@@ -143,31 +144,90 @@ def excitation(images: int, channels: int, hidden: int, size: int) -> Case:
     return Case(name, nodes, {"x": shape}, shape, weights, channels, on_the_way=on_the_way)
 
 
-def bytes_conv(channels: int, size: int, out: int, kernel: int, group: int = 1) -> Case:
-    """Q, DQ, Conv, Relu, Q, DQ: on integers."""
-    rng = np.random.default_rng(7)
-    quantum = 0.02 * 0.01 * 74 * 60 * np.sqrt(channels // group) * kernel / 32  # a fair part of the range is used
-    weights = {
-        "q": rng.integers(-127, 128, (out, channels // group, kernel, kernel)).astype(np.int8),
-        "u": np.full(out, 0.01),
-        "b": (out,),
-        "s": np.array(0.02),
-        "z": np.array(131, np.uint8),
-        "t": np.array(quantum),
-        "o": np.array(101, np.uint8),
-    }
-    nodes = [
-        node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
-        node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
-        node("DequantizeLinear", ["q", "u"], ["w"], axis=0),
-        node("Conv", ["xd", "w", "b"], ["c"], pads=[kernel // 2] * 4, group=group),
-        node("Relu", ["c"], ["r"]),
-        node("QuantizeLinear", ["r", "t", "o"], ["yq"]),
-        node("DequantizeLinear", ["yq", "t", "o"], ["y"]),
+def borders(name: str, scale: str, zero: str) -> list[bytes]:
+    """Q, DQ: %NAME to %NAMEd."""
+    return [
+        node("QuantizeLinear", [name, scale, zero], [f"{name}q"]),
+        node("DequantizeLinear", [f"{name}q", scale, zero], [f"{name}d"]),
     ]
-    shape = [2, channels, size, size]
-    name = f"bytes {channels}x{size} to {out} {kernel}x{kernel} g{group}"
-    return Case(name, nodes, {"x": shape}, [2, out, size, size], weights, 1, float(quantum))
+
+
+def quantised(
+    name: str,
+    product: bytes,
+    inputs: dict,
+    output: list[int],
+    dims: tuple,
+    zero: int | None,
+    residual=False,
+    floats=False,
+) -> Case:
+    """%y of a product %c of %xd, %w (of `dims`, columns first) and %b between borders of 8 bits: a sum with decoded %rd
+    (residual), Relu, and borders again, unless the result stays in floats. Zero None: float8, else integers."""
+    rng = np.random.default_rng(7)
+    terms = int(np.prod(dims[1:]))
+    if zero is None:
+        codes = rng.integers(0x20, 0x40, dims) | rng.integers(0, 2, dims) << 7  # 1/8 to 2, of both signs
+        stored, numbers = codes.astype(np.uint8).view(Float8), 2.0 ** ((codes >> 3 & 15) - 7) * (1 + codes % 8 / 8)
+        zeros = {"z": np.zeros((), np.uint8).view(Float8), "o": np.zeros((), np.uint8).view(Float8)}
+    else:
+        stored = numbers = rng.integers(-127, 128, dims).astype(np.int8)
+        zeros = {"z": np.array(zero, np.uint8), "o": np.array(101, np.uint8)}
+    scales = 0.01 * (1 + np.arange(dims[0]) % 3)
+    # Of a result, whose terms are a normal number by a weight.
+    spread = float(np.sqrt(np.mean((numbers.astype(np.float64).reshape(dims[0], -1) * scales[:, None]) ** 2) * terms))
+    step = spread / 32
+    weights = {"q": stored, "u": scales, "b": (dims[0],), "s": np.array(0.02), "t": np.array(step), **zeros}
+    nodes = [*borders("x", "s", "z"), node("DequantizeLinear", ["q", "u"], ["w"], axis=0), product]
+    last = "c"
+    if residual:
+        inputs = {**inputs, "r": output}
+        nodes += [*borders("r", "t", "z"), node("Add", ["c", "rd"], ["a"])]
+        last = "a"
+    nodes.append(node("Relu", [last], ["y" if floats else "f"]))
+    if not floats:
+        nodes += [*borders("f", "t", "o"), node("Identity", ["fd"], ["y"])]
+
+    def on_the_way(_feeds: dict, _weights: dict, unit: float) -> float:
+        """Where the region is dissolved, factors are rounded: six deviations of their sum. Tensor cores add up products
+        of float8 with 13 fraction bits, 32 at a time and each of them rounded to the largest's last bit."""
+        factors = max(unit, 2.0**-11) * np.sqrt(2)
+        sums = np.sqrt(terms) * 2.0**-13 if zero is None else 0
+        return 6 * max(factors, sums) * spread
+
+    kind = "float8" if zero is None else "bytes"
+    tags = ("" if zero is None else f" z{zero}") + " +" * residual + " floats" * floats
+    quantum = 0 if floats or zero is None else step
+    case = Case(f"{kind} {name}{tags}", nodes, inputs, output, weights, 1, quantum, on_the_way=on_the_way)
+    # A number near the middle of two that are stored may become either: e4m3 has steps of an eighth, and of 2^-9 below.
+    if zero is None and not floats:
+        case.quantum, case.relative = step * 2.0**-9, 0.125
+    return case
+
+
+def quantised_conv(
+    channels: int, size: int, out: int, kernel: int, zero: int | None, group: int = 1, stride: int = 1, **rest
+) -> Case:
+    pads = {"pads": [kernel // 2] * 4, "group": group, "strides": [stride] * 2}
+    to = (size + 2 * (kernel // 2) - kernel) // stride + 1
+    name = f"conv {channels}x{size} to {out} {kernel}x{kernel}/{stride} g{group}"
+    product = node("Conv", ["xd", "w", "b"], ["c"], **pads)
+    dims = (out, channels // group, kernel, kernel)
+    return quantised(name, product, {"x": [2, channels, size, size]}, [2, out, to, to], dims, zero, **rest)
+
+
+def quantised_gemm(m: int, n: int, k: int, zero: int | None, **rest) -> Case:
+    product = node("Gemm", ["xd", "w", "b"], ["c"], transB=1)
+    return quantised(f"gemm {m}x{n}x{k}", product, {"x": [m, k]}, [m, n], (n, k), zero, **rest)
+
+
+def quantised_pool(zero: int | None) -> Case:
+    """Maxima of what is stored in 8 bits."""
+    nodes = [*borders("x", "s", "z"), node("MaxPool", ["xd"], ["y"], kernel_shape=[3, 3], strides=[2, 2])]
+    zeros = np.zeros((), np.uint8).view(Float8) if zero is None else np.array(zero, np.uint8)
+    weights = {"s": np.array(0.02), "z": zeros}
+    kind = "float8" if zero is None else "bytes"
+    return Case(f"{kind} max_pool", nodes, {"x": [2, 32, 13, 11]}, [2, 32, 6, 5], weights)
 
 
 def conv_transpose(channels: int, size: int, out: int, kernel: int, stride: int) -> Case:
@@ -243,10 +303,25 @@ def cases() -> list[Case]:
         excitation(2, 96, 8, 11),
         excitation(2, 144, 6, 9),
         excitation(1, 1152, 48, 7),
-        bytes_conv(64, 9, 72, 3),
-        bytes_conv(48, 14, 40, 1),
-        bytes_conv(3, 21, 24, 3),
-        bytes_conv(24, 11, 24, 3, group=24),
+        *(case for zero in (131, None) for case in [
+            quantised_conv(64, 9, 72, 3, zero),
+            quantised_conv(48, 14, 40, 1, zero),
+            quantised_conv(3, 21, 24, 3, zero),
+            quantised_conv(32, 9, 48, 3, zero, group=2),
+            quantised_conv(144, 13, 64, 1, zero, stride=2),
+            quantised_conv(64, 14, 144, 1, zero, residual=True),
+            quantised_gemm(37, 96, 208, zero),
+            quantised_gemm(300, 288, 528, zero, residual=True),
+            quantised_gemm(513, 1000, 1040, zero, floats=True),
+            quantised_pool(zero),
+        ]),
+        *(case for zero in (0, None) for case in [
+            quantised_conv(64, 9, 80, 3, zero),
+            quantised_conv(32, 15, 48, 3, zero, stride=2),
+            quantised_conv(160, 7, 256, 3, zero, residual=True),
+            quantised_conv(48, 9, 40, 3, zero, floats=True),
+        ]),
+        quantised_conv(24, 11, 24, 3, 131, group=24),
         conv_transpose(16, 9, 12, 4, 2),
         attention(3, 61, 130, 64),
         attention(2, 1, 300, 128),
@@ -304,7 +379,7 @@ def check(
         # GELU, tanh and the exponentials of 16-bit plans are good to 2^-16 (kernels/math.cuh).
         functions = 2.0**-14 if unit > 2.0**-24 else 2.0**-20
         tolerance = (3 * case.terms * 2.0**-24 + functions) * largest + 1.01 * unit * np.abs(expected) + 2.0**-24
-        tolerance += 1.001 * case.quantum + 1.13 * unit * between
+        tolerance += 1.001 * (case.quantum + case.relative * np.abs(expected)) + 1.13 * unit * between
         tolerance += 1.01 * case.on_the_way(feeds, case.constants(precision), unit)
         excess = np.abs(actual - expected) / tolerance
         worst = float(np.nanmax(excess)) if np.isfinite(actual).all() else float("nan")

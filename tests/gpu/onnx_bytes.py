@@ -9,6 +9,10 @@ import numpy as np
 _DTYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
 
 
+class Float8(np.ndarray):
+    """Codes of float8_e4m3fn, which NumPy has no type for: `codes.view(Float8)` of uint8."""
+
+
 def _varint(value: int) -> bytes:
     value &= (1 << 64) - 1
     out = bytearray()
@@ -31,9 +35,8 @@ def _field(number: int, payload: bytes | str | int | float) -> bytes:
 def tensor(name: str, array: np.ndarray) -> bytes:
     """TensorProto with raw data."""
     dims = b"".join(_field(1, d) for d in array.shape)
-    return (
-        dims + _field(2, _DTYPES[array.dtype.name]) + _field(8, name) + _field(9, np.ascontiguousarray(array).tobytes())
-    )
+    dtype = 17 if isinstance(array, Float8) else _DTYPES[array.dtype.name]
+    return dims + _field(2, dtype) + _field(8, name) + _field(9, np.ascontiguousarray(array).tobytes())
 
 
 def node(op: str, inputs: list[str], outputs: list[str], **attributes) -> bytes:

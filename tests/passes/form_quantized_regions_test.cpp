@@ -26,6 +26,23 @@ constexpr std::string_view kConvolution = R"(graph "g" {
   output %y
 })";
 
+// Floats of 8 bits as integers, where they saturate.
+TEST(FormQuantizedRegions, FloatsOfEightBits) {
+    for (const bool saturates : {true, false}) {
+        std::string text(kConvolution);
+        for (const auto& [from, to] : {std::pair<std::string_view, std::string_view>{"uint8", "float8_e4m3fn"},
+                                       {": int8", ": float8_e4m3fn"},
+                                       {"[] = [3]", "[] = [0]"}})
+            for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+                text.replace(at, from.size(), to);
+        if (!saturates) text.replace(text.find("%t, %z)"), 7, "%t, %z) {saturate = 0}");
+        const auto graph = parse_graph(text), before = graph->clone();
+        EXPECT_EQ(form(*graph), 1);
+        EXPECT_EQ(graph->nodes().size(), saturates ? 1u : 2u) << print(*graph);
+        expect_same_results(*before, *graph, 0);
+    }
+}
+
 TEST(FormQuantizedRegions, Golden) {
     expect_becomes(form, kConvolution, R"(graph "g" {
   input %x : uint8[1, 2, 4, 4]

@@ -55,6 +55,34 @@ TEST(SimplifyQuantisation, MovesBytes) {
                {"Exp float32", "QuantizeLinear uint8", "Transpose uint8", "Reshape uint8"});
 }
 
+// Float8 moves as bytes do; what it saturates is both ends, so that a ReLU stays.
+TEST(SimplifyQuantisation, MovesFloatsOfEightBits) {
+    const std::string zero = "  const %f : float8_e4m3fn[] = [0]\n";
+    expect_ops(zero + R"(
+  %a = QuantizeLinear(%x, %s, %f)
+  %b = DequantizeLinear(%a, %s, %f)
+  %c = MaxPool(%b) {kernel_shape = [2, 2], strides = [2, 2]}
+  %d = Transpose(%c) {perm = [0, 2, 3, 1]}
+  output %d
+)",
+               {"QuantizeLinear float8_e4m3fn", "MaxPool float8_e4m3fn", "Transpose float8_e4m3fn",
+                "DequantizeLinear float32"});
+    expect_ops(zero + R"(
+  %a = Relu(%x)
+  %b = QuantizeLinear(%a, %s, %f)
+  output %b
+)",
+               {"Relu float32", "QuantizeLinear float8_e4m3fn"});
+    expect_ops(zero + R"(
+  const %high : float32[] = [300.0]
+  const %least : float32[] = [-300.0]
+  %a = Clip(%x, %least, %high)
+  %b = QuantizeLinear(%a, %s, %f)
+  output %b
+)",
+               {"QuantizeLinear float8_e4m3fn"});
+}
+
 TEST(SimplifyQuantisation, EveryPlacementEndsAsTheSameGraph) {
     // A border before or behind what moves data, doubled, as int8 or uint8, before or behind a ReLU.
     const std::string expected = print(*after(simplify_quantisation, graph_of(R"(

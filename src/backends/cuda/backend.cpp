@@ -45,10 +45,10 @@ struct Choice {
 
 DType storage_of(const std::string& precision) {
     if (precision == "fp32" || precision == "tf32") return DType::f32;
-    if (precision == "fp16" || precision == "int8") return DType::f16;  // what is not in bytes
+    if (precision == "fp16" || precision == "int8" || precision == "fp8") return DType::f16;  // what is not in bytes
     if (precision == "bf16") return DType::bf16;
     fail(ErrorCode::unsupported, "precision '" + precision + "' is not available on a GPU in this version",
-         "precisions are fp32, tf32, fp16, bf16, int8");
+         "precisions are fp32, tf32, fp16, bf16, int8, fp8");
 }
 
 Arch arch_of(const std::string& target) {

@@ -81,7 +81,7 @@ constexpr Row kRows[] = {
     {"Xor", "", "$0 != $1"},
 };
 
-bool is_real(DType dtype) {
+bool is_real(DType dtype) {  // and computed as such; float8 is but stored
     return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
 }
 
@@ -92,7 +92,10 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 
 class Translator {
   public:
-    Translator(const RegionView& region, bool fast) : region_(region), fast_(fast) {}
+    Translator(const RegionView& region, const Environment& environment)
+        : region_(region),
+          fast_(environment.storage == DType::f16 || environment.storage == DType::bf16),
+          float8_(environment.arch.at_least(89)) {}
 
     void define(const Value* value, std::string name) { names_[value] = std::move(name); }
     std::string add_line(DType dtype, const std::string& text) {
@@ -124,6 +127,14 @@ class Translator {
         if (!node.op().domain.empty() || node.outputs().size() != 1) return false;
         const Value& output = *node.output();
         if (register_type(output.type.dtype).empty()) return false;
+        // Float8 is read and written by borders only, on architectures that have it.
+        const bool border = node.is("QuantizeLinear") || node.is("DequantizeLinear");
+        const auto is_float8 = [](const Value* value) {
+            return value != nullptr && value->type.dtype == DType::f8e4m3fn;
+        };
+        if ((std::any_of(node.inputs().begin(), node.inputs().end(), is_float8) || is_float8(&output)) &&
+            !(border && float8_))
+            return false;
         std::vector<std::string> in;
         for (const Value* input : node.inputs()) {
             if (input == nullptr) {
@@ -255,6 +266,8 @@ class Translator {
             if (is_real(q->dtype)) return std::nullopt;
             return decoded(x, *q);
         }
+        if (q->dtype == DType::f8e4m3fn)
+            return node.integer("saturate") != 0 && q->symmetric() ? std::optional(encoded(x, *q)) : std::nullopt;
         if (q->dtype != DType::u8 && q->dtype != DType::i8) return std::nullopt;
         return fmt::format("static_cast<{}>(fminf(fmaxf({}, {}), {}))", register_type(q->dtype), encoded(x, *q),
                            q->dtype == DType::u8 ? "0.0f" : "-128.0f", q->dtype == DType::u8 ? "255.0f" : "127.0f");
@@ -277,13 +290,9 @@ class Translator {
     }
 
     const RegionView& region_;
-    bool fast_;
+    bool fast_, float8_;
     std::unordered_map<const Value*, std::string> names_;
 };
-
-bool wants_fast(const Environment& environment) {
-    return environment.storage == DType::f16 || environment.storage == DType::bf16;
-}
 
 bool is_channel(const Dims& operand, const Dims& out, int64_t channel_axis) {
     if (operand.size() > out.size()) return false;
@@ -304,7 +313,7 @@ std::string indented(const std::vector<std::string>& lines) {
 }  // namespace
 
 std::string_view register_type(DType dtype) {
-    return dtype == DType::f16 || dtype == DType::bf16 ? "float" : memory_type(dtype);
+    return dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f8e4m3fn ? "float" : memory_type(dtype);
 }
 
 std::string_view memory_type(DType dtype) {
@@ -313,6 +322,8 @@ std::string_view memory_type(DType dtype) {
             return "planish::f16";
         case DType::bf16:
             return "planish::bf16";
+        case DType::f8e4m3fn:
+            return "planish::e4m3";
         case DType::f32:
         case DType::f64:
         case DType::boolean:
@@ -328,6 +339,10 @@ std::string_view memory_type(DType dtype) {
         default:
             return {};
     }
+}
+
+std::string_view element_type(DType dtype) {
+    return dtype == DType::u8 ? "planish::u8" : memory_type(dtype);
 }
 
 std::string literal(double value, DType dtype) {
@@ -359,7 +374,10 @@ std::string decoded(const std::string& x, const Quantization& q) {
 }
 
 std::string encoded(const std::string& x, const Quantization& q) {
-    return fmt::format("rintf({} / {}) + {}", x, literal(q.scale(), DType::f32), literal(q.zero(), DType::f32));
+    // The product with the reciprocal is within a rounding of the quotient, which decides between neighbours of a tie.
+    const std::string quotient = fmt::format("{} * {}", x, literal(1.0 / q.scale(), DType::f32));
+    if (q.dtype == DType::f8e4m3fn) return quotient;
+    return fmt::format("rintf({}) + {}", quotient, literal(q.zero(), DType::f32));
 }
 
 std::optional<Expression> pointwise_expression(const RegionView& region, const Environment& environment) {
@@ -375,7 +393,7 @@ std::optional<Expression> pointwise_expression(const RegionView& region, const E
     }
     if (outputs.empty()) return std::nullopt;
     const Dims out = outputs[0]->dims();
-    Translator translator(region, wants_fast(environment));
+    Translator translator(region, environment);
     const auto operand = [&](const Value* value) -> std::optional<std::string> {
         const int input = region.input_index(value);
         if (input < 0) return std::nullopt;
@@ -400,7 +418,7 @@ std::optional<Expression> pointwise_expression(const RegionView& region, const E
 std::optional<EpilogueCode> read_epilogue(const RegionView& region, int64_t channel_axis,
                                           const Environment& environment, std::optional<int> bias) {
     EpilogueCode code;
-    Translator translator(region, wants_fast(environment));
+    Translator translator(region, environment);
     std::string result = "x";
     if (bias) {
         code.operands.push_back({*bias, true});

@@ -28,11 +28,13 @@ struct Expression {
 std::string_view register_type(DType dtype);
 /// The type of such elements in memory, of "planish/common.cuh"; empty: not on the GPU.
 std::string_view memory_type(DType dtype);
+/// The same where bytes stand for numbers, which kernels compute in float.
+std::string_view element_type(DType dtype);
 /// `value` as an exact literal of a register type.
 std::string literal(double value, DType dtype);
 
-/// What the register `x` of a stored number stands for, and the stored number, a float that may lie outside of the
-/// type's range, that stands for the float register `x`. Of one scale.
+/// What the register `x` of a stored number stands for, and the stored number that stands for the float register `x`: a
+/// float that may lie outside of the type's range, of float8 one that is not rounded yet. Of one scale.
 std::string decoded(const std::string& x, const Quantization& q);
 std::string encoded(const std::string& x, const Quantization& q);
 

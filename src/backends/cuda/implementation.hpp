@@ -93,7 +93,7 @@ std::string_view short_name(DType dtype);
 namespace families {
 extern const Implementation kAttention, kAttentionSimt, kDepthwise, kConvChain, kExcitation, kPooledExcitation;
 extern const Implementation kPointwise;
-extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kGroupNorm;
+extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kByteNorm, kGroupNorm;
 extern const Implementation kReduce, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kExpand, kPad, kGather;
 extern const Implementation kReference;

@@ -70,6 +70,7 @@ constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kExcitations[] = {&kExcitation};
 constexpr const Implementation* kPooledExcitations[] = {&kPooledExcitation};
 constexpr const Implementation* kByteProducts[] = {&kByteWgmma, &kByteMma};
+constexpr const Implementation* kByteNorms[] = {&kByteNorm};
 constexpr const Implementation* kByteOthers[] = {&kPointwise};
 constexpr const Implementation* kOthers[] = {&kPointwise, &kReference};
 
@@ -86,6 +87,7 @@ std::span<const Implementation* const> implementations(const RegionView& region)
         if (!quantized) return {};
         const Node& root = quantized->inner().root();
         if (root.is("Conv") || root.is("Gemm") || root.is("MatMul")) return kByteProducts;
+        if (root.is("LayerNormalization") || root.is("RMSNormalization")) return kByteNorms;
         return kByteOthers;
     }
     const Node& root = region.root();

@@ -12,6 +12,9 @@ struct bf16 {
 struct u8 {
     unsigned char bits;
 };
+struct e4m3 {
+    unsigned char bits;
+};
 
 inline float to_float(f16 x) {
     const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
@@ -22,6 +25,15 @@ inline float to_float(f16 x) {
 }
 inline float to_float(bf16 x) {
     return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+
+/// Exponents from 2^-6 on, below it steps of 2^-9; all ones but the sign are NaN.
+inline float to_float(e4m3 x) {
+    const int exponent = x.bits >> 3 & 15, fraction = x.bits & 7;
+    const float sign = x.bits & 0x80 ? -1.0f : 1.0f;
+    if ((x.bits & 0x7f) == 0x7f) return NAN;
+    return sign * (exponent == 0 ? std::ldexp(static_cast<float>(fraction), -9)
+                                 : std::ldexp(static_cast<float>(8 + fraction), exponent - 10));
 }
 
 template <typename T>
@@ -37,6 +49,16 @@ inline f16 from_float<f16>(float x) {
     if (a >= 0x1p-14f) exponent = std::ilogb(a);
     const auto steps = static_cast<unsigned>(std::nearbyint(std::ldexp(a, 10 - exponent)));  // 1024: 2^exponent
     return {static_cast<unsigned short>(sign | (static_cast<unsigned>(exponent + 14) * 1024 + steps))};
+}
+template <>
+inline e4m3 from_float<e4m3>(float x) {
+    const auto sign = static_cast<unsigned char>(__float_as_uint(x) >> 24 & 0x80);
+    if (x != x) return {0x7f};
+    const float a = std::fmin(std::fabs(x), 448.0f);
+    int exponent = -6;
+    if (a >= 0x1p-6f) exponent = std::ilogb(a);
+    const auto steps = static_cast<unsigned>(std::nearbyint(std::ldexp(a, 3 - exponent)));  // 8: 2^exponent
+    return {static_cast<unsigned char>(sign | (static_cast<unsigned>(exponent + 6) * 8 + steps))};
 }
 template <>
 inline bf16 from_float<bf16>(float x) {
@@ -153,6 +175,12 @@ inline void mma_m16n8k32(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsig
     multiply_fragments<4>(
         c, a, b0, b1, [](unsigned word, unsigned i) { return static_cast<unsigned char>(word >> 8 * i); },
         [](unsigned word, unsigned i) { return static_cast<signed char>(word >> 8 * i); });
+}
+inline void mma_m16n8k32(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    const auto value = [](unsigned word, unsigned i) {
+        return to_float(e4m3{static_cast<unsigned char>(word >> 8 * i)});
+    };
+    multiply_fragments<4>(c, a, b0, b1, value, value);
 }
 inline void mma_m16n8k8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     const auto value = [](unsigned word, unsigned) { return __uint_as_float(word & ~0x1fffu); };

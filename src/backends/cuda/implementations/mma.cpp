@@ -77,9 +77,10 @@ std::optional<EpilogueCode> epilogue_of(const RegionView& region, const Problem&
 }
 
 Refusal can_multiply_bytes(const RegionView& region, const Environment& environment) {
-    if (!environment.arch.at_least(80)) return Refusal::isa_missing;
     const auto problem = read_problem(region, environment);
     if (!problem) return Refusal::shape_not_handled;
+    if (const Refusal refusal = check_arch(problem->product, environment.arch); refusal != Refusal::none)
+        return refusal;
     return epilogue_of(region, *problem, environment) ? Refusal::none : Refusal::post_op_not_handled;
 }
 
@@ -332,7 +333,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     const Strides strides = p.gather ? image_strides(*p.gather, a.layout) : Strides{};
     // Lanes walk along rows where pixels are neighbours in memory.
     const bool rows_first = problem.by_element && (p.gather ? strides.channel != 1 : p.a_k != 1);
-    const DType element = p.bytes ? DType::u8 : environment.storage;
+    const DType element = p.bytes ? p.bytes->a.dtype : environment.storage;
     int64_t run = std::min<int64_t>(8, 16 / byte_size(out, 1));
     while (p.n % run != 0) run /= 2;
 
@@ -378,7 +379,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     if (p.constant) {
         const WeightOrder order{true, problem.padded_k(), 1, problem.unit == 4};
         launch.bind(offsetof(GemmMmaParams, b),
-                    constant(add_weights(kernel, p, order, p.bytes ? DType::i8 : element, environment)));
+                    constant(add_weights(kernel, p, order, p.bytes ? p.bytes->b.dtype : element, environment)));
     } else {
         launch.bind(offsetof(GemmMmaParams, b), input(p.b));
     }

@@ -82,11 +82,11 @@ std::optional<EpilogueCode> product_epilogue(const RegionView& region, const Pro
 std::optional<EpilogueCode> byte_epilogue(const RegionView& region, const Product& product,
                                           const Environment& environment);
 
+/// isa_missing: tensor cores of that architecture do not multiply what the product's factors are stored as.
+Refusal check_arch(const Product& product, const Arch& arch);
+
 /// Binds the columns' scales and shifts to the first two of the epilogue's operands, at `offset`.
 void bind_columns(CudaKernel& kernel, Launch& launch, size_t offset, const Product& product);
-
-/// In a kernel; bytes stand for numbers there.
-std::string_view element_type(DType dtype);
 
 /// Why no kernel multiplies the region, whatever its size: another op or type, or a convolution's weights vary.
 Refusal check_product(const RegionView& region);

@@ -1,5 +1,5 @@
-// Products and convolutions of quantised regions: their factors are bytes, whose scales and zero points are the matter
-// of the epilogue.
+// Products and convolutions of quantised regions: their factors are bytes (integers, or floats of 8 bits), whose scales
+// and zero points are the matter of the epilogue.
 #include <fmt/format.h>
 
 #include "backends/cuda/implementations/product.hpp"
@@ -7,10 +7,15 @@
 namespace planish::cuda {
 namespace {
 
-constexpr int64_t kMostDepth = int64_t{1} << 16;  // 2^16 products of bytes fit in 32 bits
+constexpr int64_t kMostDepth = int64_t{1} << 16;  // 2^16 products of integers fit in 32 bits
 
+/// Whether kernels read and write such tensors: the scale is one number for all of it.
 bool is_stored(const Quantization& q) {
-    return q.is_bytes();
+    return q.is_bytes() || (q.dtype == DType::f8e4m3fn && q.per_tensor() && q.symmetric());
+}
+/// What such factors are multiplied with.
+DType other_factor(DType dtype) {
+    return dtype == DType::u8 ? DType::i8 : dtype;
 }
 
 }  // namespace
@@ -28,8 +33,9 @@ std::optional<Product> read_product_of_bytes(const RegionView& region) {
     if (p->gather && (p->gather->transposed || (p->gather->group_channels == 1 && p->groups() > 1)))
         return std::nullopt;
     const QuantizedRegion::Operand &a = quantized->operand(p->a), &b = quantized->operand(p->b);
-    if (!a.quantization || !b.quantization || !is_stored(*a.quantization) || b.quantization->dtype != DType::i8 ||
-        !b.quantization->symmetric() || a.input < 0 || b.input < 0)
+    if (!a.quantization || !b.quantization || !is_stored(*a.quantization) ||
+        b.quantization->dtype != other_factor(a.quantization->dtype) || !b.quantization->symmetric() || a.input < 0 ||
+        b.input < 0)
         return std::nullopt;
     const int64_t channel_axis = p->gather || p->b_k == 1 ? 0 : 1;
     if (!b.quantization->per_tensor() && !b.quantization->per_axis(channel_axis)) return std::nullopt;
@@ -69,7 +75,7 @@ std::optional<EpilogueCode> byte_epilogue(const RegionView& region, const Produc
         const QuantizedRegion::Operand& stored = quantized->operand(operand.input);
         const std::string value = fmt::format("o[{}]", i + 2);
         if (stored.input < 0 || stored.quantization.has_value() != (!operand.channel && result.has_value()) ||
-            (stored.quantization && !is_stored(*stored.quantization)))
+            (stored.quantization && (!is_stored(*stored.quantization) || stored.quantization->dtype != result->dtype)))
             return std::nullopt;
         operands += (stored.quantization ? decoded(value, *stored.quantization) : value) + ", ";
         operand.input = stored.input;
@@ -131,8 +137,10 @@ void bind_columns(CudaKernel& kernel, Launch& launch, size_t offset, const Produ
     kernel.consumed.insert(kernel.consumed.end(), bytes.consumed.begin(), bytes.consumed.end());
 }
 
-std::string_view element_type(DType dtype) {
-    return dtype == DType::u8 ? "planish::u8" : memory_type(dtype);
+Refusal check_arch(const Product& p, const Arch& arch) {
+    const bool floats = p.bytes && (p.bytes->a.dtype == DType::f8e4m3fn ||
+                                    (p.bytes->result && p.bytes->result->dtype == DType::f8e4m3fn));
+    return arch.at_least(floats ? 89 : 80) ? Refusal::none : Refusal::isa_missing;
 }
 
 }  // namespace planish::cuda

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "backends/cuda/implementations/strided.hpp"
@@ -136,10 +137,12 @@ Formats row_formats(const RegionView& region, std::span<const Format> available,
     return with_constants_in_f32(region, plain_formats(region, available, environment));
 }
 
+/// `input_of`: the region's input that an operand of the node is.
 template <bool kRms>
-CudaKernel compile_normalize(const RegionView& region, const Formats& formats, std::string_view,
-                             const Environment& environment) {
-    const Node& node = region.node();
+CudaKernel normalization(const Node& node, const std::function<int(int)>& input_of,
+                         const std::optional<Quantization>& result, const Formats& formats,
+                         const Environment& environment) {
+    const auto format_of = [&](int i) { return formats.inputs[static_cast<size_t>(input_of(i))]; };
     const Dims dims = node.input(0)->dims();
     const int64_t axis = node.integer("axis"), rank = static_cast<int64_t>(dims.size());
     const auto at = static_cast<size_t>(axis < 0 ? axis + rank : axis);
@@ -147,30 +150,66 @@ CudaKernel compile_normalize(const RegionView& region, const Formats& formats, s
     params.rows = static_cast<int>(product(dims, 0, at));
     params.n = static_cast<int>(product(dims, at, dims.size()));
     params.eps = static_cast<float>(node.real("epsilon"));
+    if (result) {
+        params.encode = 1 / result->scale();
+        params.zero = static_cast<float>(result->zero());
+    }
     const bool bias = !kRms && node.input(2) != nullptr;
-    const DType in = formats.inputs[0].dtype, out = formats.outputs[0].dtype, scale = formats.inputs[1].dtype;
+    const DType in = format_of(0).dtype, out = formats.outputs[0].dtype, scale = format_of(1).dtype;
     const Spread s = spread_of(params.rows, params.n, byte_size(in, 1), environment);
     KernelSpec spec;
-    spec.name = fmt::format("{}_norm{}_{}_t{}_v{}_p{}", kRms ? "rms" : "layer", bias ? "_bias" : "", short_name(in),
-                            s.threads, s.vector, s.packs);
+    spec.name = fmt::format("{}_norm{}_{}{}_t{}_v{}_p{}", kRms ? "rms" : "layer", bias ? "_bias" : "", short_name(in),
+                            result ? fmt::format("_{}", short_name(out)) : "", s.threads, s.vector, s.packs);
     spec.threads = s.block;
     spec.max_registers = 96;
     spec.source =
         kernel_source(kInclude, "", spec.name, spec.threads, "planish::RowsParams",
                       fmt::format("planish::normalize<{}, {}, {}, {}, {}, {}, {}, {}>(p)", memory_type(in),
-                                  memory_type(out), memory_type(scale), kRms, bias, s.threads, s.vector, s.packs));
+                                  element_type(out), memory_type(scale), kRms, bias, s.threads, s.vector, s.packs));
     CudaKernel kernel;
     kernel.name = spec.name;
     Launch launch = make_launch(std::move(spec), {blocks_for(params.rows, s.block / s.threads), 1, 1}, params);
-    launch.bind(offsetof(RowsParams, input), input(0))
+    launch.bind(offsetof(RowsParams, input), input(input_of(0)))
         .bind(offsetof(RowsParams, output), output(0))
-        .bind(offsetof(RowsParams, scale), input(1));
-    if (bias) launch.bind(offsetof(RowsParams, bias), input(2));
+        .bind(offsetof(RowsParams, scale), input(input_of(1)));
+    if (bias) launch.bind(offsetof(RowsParams, bias), input(input_of(2)));
     launch.pdl = true;
     kernel.launches.push_back(std::move(launch));
-    kernel.in_place = {0};
+    kernel.in_place = {input_of(0)};
     kernel.flops = 8 * element_count(dims);
     return kernel;
+}
+
+template <bool kRms>
+CudaKernel compile_normalize(const RegionView& region, const Formats& formats, std::string_view,
+                             const Environment& environment) {
+    return normalization<kRms>(
+        region.node(), [](int i) { return i; }, std::nullopt, formats, environment);
+}
+
+// Of a quantised region: floats whose result alone is stored in 8 bits.
+Refusal can_normalize_to_bytes(const RegionView& region, const Environment& environment) {
+    const auto quantized = QuantizedRegion::read(region);
+    if (!quantized || !quantized->result()) return Refusal::attribute_not_handled;
+    const Quantization& result = *quantized->result();
+    const bool float8 = result.dtype == DType::f8e4m3fn && result.symmetric() && environment.arch.at_least(89);
+    if (!result.is_bytes() && !float8) return Refusal::dtype_not_handled;
+    for (const QuantizedRegion::Operand& operand : quantized->operands())
+        if (operand.quantization || operand.input < 0) return Refusal::attribute_not_handled;
+    const RegionView& inner = quantized->inner();
+    if (inner.has_body()) return Refusal::post_op_not_handled;
+    if (!inner.node().is("LayerNormalization") && !inner.node().is("RMSNormalization")) return Refusal::op_not_handled;
+    return can_normalize(inner, environment);
+}
+
+CudaKernel compile_normalize_to_bytes(const RegionView& region, const Formats& formats, std::string_view,
+                                      const Environment& environment) {
+    const auto quantized = QuantizedRegion::read(region);
+    const bool rms = quantized->inner().node().is("RMSNormalization");
+    const auto compile = rms ? normalization<true> : normalization<false>;
+    return compile(
+        quantized->inner().node(), [&](int i) { return quantized->operand(i).input; }, quantized->result(), formats,
+        environment);
 }
 
 // ---- Group and instance normalisation ----
@@ -260,6 +299,7 @@ const Implementation kSoftmax{"softmax_rows", can_softmax, following_formats, co
 const Implementation kLogSoftmax{"log_softmax_rows", can_softmax, following_formats, compile_softmax<true>};
 const Implementation kLayerNorm{"layer_norm_rows", can_normalize, row_formats, compile_normalize<false>};
 const Implementation kRmsNorm{"rms_norm_rows", can_normalize, row_formats, compile_normalize<true>};
+const Implementation kByteNorm{"norm_rows_u8", can_normalize_to_bytes, row_formats, compile_normalize_to_bytes};
 const Implementation kGroupNorm{"group_norm", can_group, group_formats, compile_group};
 
 }  // namespace planish::cuda::families

@@ -35,10 +35,12 @@ CudaKernel window_kernel(KernelSpec spec, Launch launch, int64_t flops) {
 
 // ---- Pooling ----
 
-Refusal can_pool(const RegionView& region, const Environment&) {
+Refusal can_pool(const RegionView& region, const Environment& environment) {
     if (region.has_body()) return Refusal::post_op_not_handled;
     const Node& node = region.node();
-    if (!is_f32(node.input(0))) return Refusal::dtype_not_handled;
+    const DType dtype = node.input(0)->type.dtype;
+    const bool bytes = dtype == DType::u8 || (dtype == DType::f8e4m3fn && environment.arch.at_least(89));
+    if (dtype != DType::f32 && !(bytes && node.is("MaxPool"))) return Refusal::dtype_not_handled;
     const Dims in = node.input(0)->dims(), out = node.output()->dims();
     const int64_t largest = std::max(element_count(in), element_count(out));
     if ((in.size() != 4 && in.size() != 3) || element_count(in) == 0 || element_count(out) == 0 ||
@@ -83,7 +85,7 @@ CudaKernel compile_pool(const RegionView& region, const Formats& formats, std::s
     spec.max_registers = 96;
     spec.source = kernel_source(
         kInclude, "", spec.name, kThreads, "planish::PoolParams",
-        fmt::format("planish::pool<{}, {}, planish::Pooling::{}, {}, {}, {}>(p)", memory_type(in), memory_type(out),
+        fmt::format("planish::pool<{}, {}, planish::Pooling::{}, {}, {}, {}>(p)", element_type(in), element_type(out),
                     kind, vector, small ? params.kernel_h : 0, small ? params.kernel_w : 0));
     Launch launch = make_launch(spec, {blocks_for(params.count, kThreads), 1, 1}, params)
                         .bind(offsetof(PoolParams, input), input(0))

@@ -31,6 +31,10 @@ struct bf16 {
 struct u8 {
     unsigned char bits;
 };
+/// A float of three fraction bits, up to 448; numbers beyond are stored as that (sm_89 and later).
+struct e4m3 {
+    unsigned char bits;
+};
 
 inline __device__ float to_float(float x) {
     return x;
@@ -42,6 +46,14 @@ inline __device__ float to_float(f16 x) {
 }
 inline __device__ float to_float(bf16 x) {
     return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+
+inline __device__ float to_float(e4m3 x) {
+    float y;
+    asm("{ .reg .b32 both; .reg .b16 l, h; cvt.rn.f16x2.e4m3x2 both, %1; mov.b32 {l, h}, both; cvt.f32.f16 %0, l; }"
+        : "=f"(y)
+        : "h"(static_cast<unsigned short>(x.bits)));
+    return y;
 }
 
 template <typename T>
@@ -61,6 +73,13 @@ inline __device__ bf16 from_float<bf16>(float x) {
     bf16 y;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
     return y;
+}
+
+template <>
+inline __device__ e4m3 from_float<e4m3>(float x) {
+    unsigned short y;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(0.0f), "f"(x));
+    return {static_cast<unsigned char>(y)};
 }
 
 /// Two values in one register, `low` at the lower address.
@@ -107,12 +126,31 @@ inline __device__ unsigned pack4<u8>(const float (&from)[4]) {
     return y;
 }
 
+template <>
+inline __device__ unsigned pack4<e4m3>(const float (&from)[4]) {
+    unsigned y;
+    asm("{ .reg .b16 l, h; cvt.rn.satfinite.e4m3x2.f32 l, %2, %1; cvt.rn.satfinite.e4m3x2.f32 h, %4, %3;\n"
+        "mov.b32 %0, {l, h}; }"
+        : "=r"(y)
+        : "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3]));
+    return y;
+}
+
 template <typename T>
 inline __device__ void unpack4(unsigned word, float (&to)[4]);
 template <>
 inline __device__ void unpack4<u8>(unsigned word, float (&to)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i] = static_cast<float>(word >> 8 * i & 0xff);
+}
+template <>
+inline __device__ void unpack4<e4m3>(unsigned word, float (&to)[4]) {
+    unsigned low, high;
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
+        : "=r"(low), "=r"(high)
+        : "r"(word));
+    unpack2<f16>(low, to[0], to[1]);
+    unpack2<f16>(high, to[2], to[3]);
 }
 
 inline __device__ unsigned shared_address(const void* pointer) {
@@ -185,6 +223,14 @@ inline __device__ void mma_m16n8k32(int (&c)[4], const unsigned (&a)[4], unsigne
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
         "%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// C[16, 8] += A[16, 32] B[32, 8] of e4m3 (sm_89 and later).
+inline __device__ void mma_m16n8k32(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 

@@ -2,21 +2,21 @@
 //
 //   C[m, n] = epilogue(alpha * sum_k A[m, k] B[k, n])
 //
-// in float16 or bfloat16, or in float32 whose factors are rounded to tf32, with sums in float32; or of bytes, A's
-// without and B's with sign, with exact sums, whose scales and zero points are the epilogue's matter. Tiles of A and B
-// come to shared memory by asynchronous copies, kStages of kStepBytes along K, and from there by ldmatrix to registers:
-// 16-byte units of a row are permuted so that neither copies nor ldmatrix meet a bank twice. A k-step of one product
-// takes 32 bytes of a row whatever the type, and fragments of tf32 and of four bytes are those of 16-bit pairs, so all
-// types share this code.
+// in float16 or bfloat16, in float32 whose factors are rounded to tf32, or in e4m3, with sums in float32; or of bytes,
+// A's without and B's with sign, with exact sums. Scales and zero points of 8 bits are the epilogue's matter. Tiles of
+// A and B come to shared memory by asynchronous copies, kStages of kStepBytes along K, and from there by ldmatrix to
+// registers: 16-byte units of a row are permuted so that neither copies nor ldmatrix meet a bank twice. A k-step of one
+// product takes 32 bytes of a row whatever the type, and fragments of tf32 and of four bytes are those of 16-bit pairs,
+// so all types share this code.
 //
 // Rows of A are those of a matrix, or output pixels gathered from an image. A table in memory gives for each unit along
 // K how far it lies from the pixel's first tap and which taps it belongs to; a row has a bit for every tap that lies
 // inside of the image. So padding, dilation, groups and transposed convolutions cost an add and a test. Where units are
 // no 16 bytes in a row (first layers, odd channels) the table has single elements, which go through registers.
 //
-// The translation unit gives Epilogue (see common.cuh) and, as Config: Element (f16, bf16, float, u8), Input (of A in
-// memory), Output, kTileM, kTileN, kWarpsM, kWarpsN, kStepBytes (64 or 128), kStages, kSplit (blocks that share one
-// tile's K), kGather, kTransposed, kByElement, kRowsFirst (kByElement: lanes walk along rows), kAlongN (B lies as
+// The translation unit gives Epilogue (see common.cuh) and, as Config: Element (f16, bf16, float, u8, e4m3), Input (of
+// A in memory), Output, kTileM, kTileN, kWarpsM, kWarpsN, kStepBytes (64 or 128), kStages, kSplit (blocks that share
+// one tile's K), kGather, kTransposed, kByElement, kRowsFirst (kByElement: lanes walk along rows), kAlongN (B lies as
 // [k, n]), kConstantWeights, kKernelH, kKernelW (taps that are tested), kStrideH, kStrideW, kDilationH, kDilationW,
 // kRun (elements of the output that are stored at once).
 #pragma once

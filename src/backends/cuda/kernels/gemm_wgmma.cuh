@@ -2,8 +2,8 @@
 // implicit products (rows of A are output pixels, gathered by im2col copies; K runs over taps, then channels).
 //
 //   struct Config {
-//       using Element = planish::f16;           // or bf16, with sums in float32; u8 (B: with sign), with exact sums
-//       using Output = planish::f16;            // or bf16, u8
+//       using Element = planish::f16;           // or bf16, e4m3: sums in float32; u8 (B: with sign): exact sums
+//       using Output = planish::f16;            // or bf16, e4m3, u8
 //       static constexpr int kTileM, kTileN;    // of a block; N: 32, 64, 96, 128, 192, 256
 //       static constexpr int kStages;           // of 128 bytes along K in shared memory
 //       static constexpr int kProducts;         // of 32 bytes in a stage that are multiplied: up to 4

@@ -244,6 +244,12 @@ struct WgmmaForm<bf16> {
     using Sum = float;
     static constexpr char types[] = "k16.f32.bf16.bf16", rest[] = ", 1, 1, 0, 0";
 };
+/// Hopper adds such products with fewer bits than float32 has: about 14.
+template <>
+struct WgmmaForm<e4m3> {
+    using Sum = float;
+    static constexpr char types[] = "k32.f32.e4m3.e4m3", rest[] = ", 1, 1";
+};
 /// Bytes of A have no sign, those of B have one; sums are exact.
 template <>
 struct WgmmaForm<u8> {

@@ -128,7 +128,7 @@ inline __device__ void softmax_columns(const RowsParams& p) {
     pdl_launch();
 }
 
-/// kRms: x / sqrt(mean(x^2) + eps) scale; else (x - mean) / sqrt(variance + eps) scale + bias.
+/// kRms: x / sqrt(mean(x^2) + eps) scale; else (x - mean) / sqrt(variance + eps) scale + bias. Out may be of 8 bits.
 template <typename T, typename Out, typename Scale, bool kRms, bool kBias, int kThreads, int kVector, int kPacks>
 inline __device__ void normalize(const RowsParams& p) {
     __shared__ float shared[kThreads > 32 ? kThreads / 32 : 1];
@@ -155,8 +155,10 @@ inline __device__ void normalize(const RowsParams& p) {
         Pack<Out, kVector> y;
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
-            const float v = (pack.get(k) - mean) * factor * scale.get(k);
-            y.set(k, kBias ? v + bias.get(k) : v);
+            float v = (pack.get(k) - mean) * factor * scale.get(k);
+            if constexpr (kBias) v += bias.get(k);
+            if constexpr (sizeof(Out) == 1) v = fmaf(v, p.encode, p.zero);
+            y.set(k, v);
         }
         y.store(out + at);
     });

@@ -18,6 +18,7 @@ struct RowsParams {
     int rows, n;
     Divisor inner;
     float eps;
+    float encode, zero;  // of results in 8 bits: stored = y * encode + zero
 };
 
 /// Images [batch, pixels, channels] whose channels lie in groups.

@@ -47,6 +47,12 @@ struct Element<u8> {
     static __device__ float load(u8 x) { return x.bits; }
     static __device__ u8 store(float x) { return {static_cast<unsigned char>(rintf(fminf(fmaxf(x, 0.0f), 255.0f)))}; }
 };
+template <>
+struct Element<e4m3> {
+    using Register = float;
+    static __device__ float load(e4m3 x) { return to_float(x); }
+    static __device__ e4m3 store(float x) { return from_float<e4m3>(x); }
+};
 template <typename T>
 using Register = typename Element<T>::Register;
 
