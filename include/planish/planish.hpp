@@ -54,11 +54,12 @@ struct CalibrationOptions {
     std::filesystem::path save_table;             ///< where the grids go
     std::string method = "mse";                   ///< "min_max", "percentile", "entropy", "mse"
     double percentile = 99.99;
-    bool equalise = true;         ///< even out the channels of tensors
-    bool compensate = true;       ///< weights make up for errors of their inputs
-    bool round_jointly = true;    ///< and for each other's rounding
-    bool correct_bias = true;     ///< channels keep their means
-    StringPairs layer_precision;  ///< pattern of layer names (* and ?) -> "fp32" or "int8"; the last match counts
+    bool equalise = true;       ///< even out the channels of tensors
+    bool compensate = true;     ///< weights make up for errors of their inputs
+    bool round_jointly = true;  ///< and for each other's rounding
+    bool correct_bias = true;   ///< channels keep their means
+    StringPairs
+        layer_precision;  ///< pattern of layer names (* and ?) -> "fp32", "int8" or "fp8"; the last match counts
     double accuracy_budget = -1;  ///< least SQNR of every output in dB, on the samples; < 0: whatever is not absurd
 };
 
@@ -85,14 +86,14 @@ struct Progress {
 
 struct BuildOptions {
     std::vector<std::string> targets = {"cpu"};  ///< "cpu", "cpu:avx2", "cpu:avx512", "cuda:sm_90a", ...: one plan
-    /// Of the GPU targets: "fp32", "tf32", "fp16", "bf16"; of the CPU: "fp32", "int8", "auto" (the fastest mix of these
-    /// within `accuracy.budget`).
+    /// Of the GPU targets: "fp32", "tf32", "fp16", "bf16", "int8", "fp8" (sm_89 and later); of the CPU: "fp32", "int8",
+    /// "auto" (the fastest mix of these within `accuracy.budget`).
     std::string precision = "fp32";
     std::map<std::string, ShapeRange> shapes;  ///< by input name; inputs not named keep their model's shape
     int threads = 0;  ///< to compile, tune and verify with; 0: one for each core, as LoadOptions
 
     int optimization_level = 3;      ///< 0 to 5: see docs/tuning.md. Below 3 nothing is timed
-    CalibrationOptions calibration;  ///< of precision "int8" and "auto"
+    CalibrationOptions calibration;  ///< of precision "int8", "fp8" and "auto"
     AccuracyOptions accuracy;        ///< of precision "auto"
     std::filesystem::path
         timing_cache;          ///< file of measurements to use and to add to; empty: timed for this build only

@@ -59,7 +59,7 @@ struct PrecisionRow {
     std::string layer;            ///< the user's name
     std::string op;               ///< "Conv", ...
     std::string before = "fp32";  ///< in which it computed
-    std::string after;            ///< in which it computes: "int8", or "fp32" where `note` says why
+    std::string after;            ///< in which it computes: "int8", "fp8", or "fp32" where `note` says why
     double sqnr = 0;              ///< of its result against the float network's, on calibration data, in dB
     std::string note;
 };

@@ -271,16 +271,16 @@ def build(
     target: "cpu", "cpu:avx2", "cpu:avx512", "cuda" (this machine's GPU, else sm_90a), "cuda:sm_80", ..., or a list of
         them: one plan for all. Building for a GPU needs NVRTC (pip install nvidia-cuda-nvrtc nvidia-cuda-runtime), but
         no GPU; without one, tactics are chosen by a cost model and nothing is verified.
-    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32), or
-        "int8". Of the CPU: "fp32", "int8", or "auto": the fastest mix of both within the budget. "int8" and "auto" need
-        calibration.
+    precision: of the GPU targets: "fp32", "tf32" (products on tensor cores), "fp16" or "bf16" (sums in float32),
+        "int8", or "fp8" (from sm_89 on). Of the CPU: "fp32", "int8", or "auto": the fastest mix of both within the
+        budget. "int8", "fp8" and "auto" need calibration.
     shapes: by input name (min, opt, max) or one fixed shape. Inputs not named keep the model's shape.
-    calibration: real inputs for precision "int8" and "auto", 100 or so: an iterable of dicts by input name (a model of
-        one input: of arrays), a folder of .npz (a sample each) or .npy files (for a model of one input), or an .npz
-        whose arrays hold the samples along their first axis.
+    calibration: real inputs for precision "int8", "fp8" and "auto", 100 or so: an iterable of dicts by input name (a
+        model of one input: of arrays), a folder of .npz (a sample each) or .npy files (for a model of one input), or an
+        .npz whose arrays hold the samples along their first axis.
     calibration_method: how the range of a tensor is chosen: "mse", "min_max", "percentile" or "entropy".
     calibration_table, save_calibration_table: JSON files of ranges by tensor, to take and to write.
-    layer_precision: by pattern of layer names (* and ?): "fp32" or "int8". The last that matches counts.
+    layer_precision: by pattern of layer names (* and ?): "fp32" or "int8" ("fp8"). The last that matches counts.
     accuracy_budget: least signal to quantisation noise, in dB, that every output must keep on the calibration data.
     budget: what precision "auto" must keep of the accuracy, as a metric and a bound: "top1>=0.99" (the same largest
         class as in float32), "cosine>=0.999", "sqnr>=25" (dB), "error<=0.05" (root of noise over signal), all of the
@@ -306,7 +306,7 @@ def build(
     """
     if sparsity is not None:
         raise Error("unsupported", "sparsity= is not available in this version of Planish", "leave it out")
-    if calibration is not None and precision not in ("int8", "auto"):
+    if calibration is not None and precision not in ("int8", "fp8", "auto"):
         raise Error(
             "invalid_argument", f"calibration= is of no use for precision {precision!r}", 'say precision="int8"'
         )

@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "backends/backend.hpp"
+#include "backends/cuda/device.hpp"
 #include "build/auto_precision.hpp"
 #include "build/model.hpp"
 #include "build/network.hpp"
@@ -42,6 +43,22 @@ void check_accuracy(const BuildOptions& options) {
     if (given.mixes < 0) fail(ErrorCode::invalid_argument, fmt::format("the number of mixes is {}", given.mixes));
 }
 
+/// Every target has to have tensor cores for floats of 8 bits.
+void check_float8(const BuildOptions& options) {
+    for (const std::string& target : options.targets) {
+        const std::string full = runtime::full_target(target);
+        const auto arch = full.starts_with("cuda:") ? cuda::Arch::parse(full.substr(5)) : std::nullopt;
+        if (!arch)
+            fail(ErrorCode::unsupported, "precision 'fp8' is not available on the CPU in this version",
+                 "build for a GPU alone, --target cuda:sm_90a, or for the CPU with int8");
+        if (!arch->at_least(89))
+            fail(ErrorCode::unsupported,
+                 "precision 'fp8' is not available on target '" + target + "': " + arch->name() +
+                     " does not multiply floats of 8 bits",
+                 "architectures from sm_89 on do; build this one with int8");
+    }
+}
+
 /// Throws for options that contradict each other; else returns them.
 const BuildOptions& checked(const BuildOptions& options) {
     if (options.targets.empty())
@@ -60,10 +77,11 @@ const BuildOptions& checked(const BuildOptions& options) {
              "it belongs to precision auto");
     if (options.precision == "fp32") return options;
     const bool automatic = options.precision == "auto";
-    if (options.precision == "int8" || automatic) {
+    if (options.precision == "fp8") check_float8(options);
+    if (options.precision == "int8" || options.precision == "fp8" || automatic) {
         if (gpu && automatic)
             fail(ErrorCode::unsupported, "precision 'auto' is not available on GPUs in this version",
-                 "build for the CPU, or for a GPU with tf32, fp16, bf16 or int8");
+                 "build for the CPU, or for a GPU with tf32, fp16, bf16, int8 or fp8");
         if (options.calibration.samples.empty() && !options.calibration.next)
             fail(ErrorCode::invalid_argument,
                  "precision '" + options.precision + "' needs calibration data, and none was given",
@@ -80,9 +98,6 @@ const BuildOptions& checked(const BuildOptions& options) {
              "precision '" + options.precision + "' is not available on the CPU in this version",
              "build with precision fp32, or for a GPU: --target cuda:sm_90a");
     }
-    if (options.precision == "fp8")
-        fail(ErrorCode::unsupported, "precision 'fp8' is not available in this version",
-             "build with precision fp32, for a GPU with tf32, fp16 or bf16, for the CPU with int8");
     fail(ErrorCode::invalid_argument, "unknown precision '" + options.precision + "'",
          "precisions are fp32, tf32, fp16, bf16, int8, fp8, auto");
 }
@@ -161,7 +176,8 @@ void require_passed(const std::vector<VerificationRow>& rows) {
 
 /// Of the values that a network computed in `precision` is made of.
 double roundoff_of(const std::string& precision) {
-    return precision == "fp16" || precision == "tf32" ? 0x1p-11 : precision == "bf16" ? 0x1p-8 : 0x1p-24;
+    if (precision == "fp32") return 0x1p-24;
+    return precision == "bf16" ? 0x1p-8 : 0x1p-11;  // of int8 and fp8: what is not in 8 bits
 }
 
 std::vector<Tensor> reference_outputs(const Graph& graph, const std::vector<Tensor>& inputs) {
@@ -227,8 +243,8 @@ class Builder {
 
   private:
     void build_as_asked(std::unique_ptr<Graph> graph) {
-        std::unique_ptr<Graph> floats;  // what integers have to beat
-        if (options_.precision == "int8") {
+        std::unique_ptr<Graph> floats;  // what the quantised network has to beat
+        if (options_.precision == "int8" || options_.precision == "fp8") {
             stages_.begin("quantise", 0.3, 0.5);
             floats = graph->clone();
             quantise(*graph);
@@ -240,7 +256,7 @@ class Builder {
         if (compiler_.tunes()) {
             stages_.begin("tune", 0.55, 0.75);
             std::string key;
-            if (floats) key = compiler_.key_of(network_, NetworkCompiler::kIntegersOrFloats);
+            if (floats) key = compiler_.key_of(network_, compiler_.quantised_or_floats());
             compiler_.tune(network_);
             if (floats) require_gain(std::move(floats), key);
         }
@@ -310,6 +326,10 @@ class Builder {
                                             bool first) {
         const CalibrationOptions& given = options_.calibration;
         precision::QuantizeOptions options;
+        options.floats = options_.precision == "fp8";
+        options.gpu = std::any_of(options_.targets.begin(), options_.targets.end(), [](const std::string& target) {
+            return runtime::full_target(target).starts_with("cuda:");
+        });
         options.method = precision::parse_method(given.method);
         options.percentile = given.percentile;
         options.equalise = given.equalise;
@@ -353,11 +373,11 @@ class Builder {
         report_.output_errors.clear();
         for (PrecisionRow& row : report_.precision) {
             row.after = "fp32";
-            row.note = "the network is not faster with integers";
+            row.note = "the network is not faster in " + options_.precision;
         }
-        report_.warnings.push_back(fmt::format(
-            "integers do not make this network faster here ({:.3g} ms, floats {:.3g} ms): it stays in float32",
-            loss->integers * 1e3, loss->floats * 1e3));
+        report_.warnings.push_back(
+            fmt::format("{} does not make this network faster here ({:.3g} ms, floats {:.3g} ms): it stays in floats",
+                        options_.precision, loss->quantised * 1e3, loss->floats * 1e3));
     }
 
     // Each region against the reference on what it read; then the outputs against the model as it was imported, which

@@ -44,13 +44,13 @@ class NetworkCompiler {
     /// Names what an untuned network computes and where, and what its measurement is for: a key of the timing cache.
     std::string key_of(const Network& network, std::string_view purpose) const;
 
-    /// Integers are asked for because they are fast: where floats are as fast, the network gives way to `floats`,
-    /// compiled and tuned. `key` is that of the untuned network for kIntegersOrFloats. The seconds of both when it did,
-    /// else nullopt.
+    /// 8 bits are asked for because they are fast: where floats are as fast, the network gives way to `floats`,
+    /// compiled and tuned. `key` is that of the untuned network for quantised_or_floats(). The seconds of both when it
+    /// did, else nullopt.
     struct Loss {
-        double integers, floats;
+        double quantised, floats;
     };
-    static constexpr std::string_view kIntegersOrFloats = "int8 or fp32";
+    std::string quantised_or_floats() const { return options_.precision + " or fp32"; }
     std::optional<Loss> require_gain(Network& network, std::unique_ptr<Graph> floats, const std::string& key);
 
     /// Seconds of one run of `network` and of `rival`, which took turns: as the timing cache says for `key`, else as is

@@ -126,7 +126,7 @@ std::optional<NetworkCompiler::Loss> NetworkCompiler::require_gain(Network& netw
         try {
             const std::array programs = {timed_program(network), timed_program(rival)};
             const std::vector<double> untuned = tuner::race(programs, *stopwatch_for(network), 1, [&] {
-                stages_.update("int8 against fp32", 1);
+                stages_.update(options_.precision + " against floats", 1);
                 return true;
             });
             if (untuned[0] > kMostGain * untuned[1]) {
@@ -137,7 +137,7 @@ std::optional<NetworkCompiler::Loss> NetworkCompiler::require_gain(Network& netw
             return std::nullopt;  // tune() has said why
         }
     }
-    const auto seconds = race(network, rival, key, {"int8", "fp32"});
+    const auto seconds = race(network, rival, key, {options_.precision, "fp32"});
     if (!seconds || seconds->first < seconds->second) return std::nullopt;
     if (!tuned) tune(rival);
     network = std::move(rival);

@@ -11,6 +11,7 @@
 #include <unordered_set>
 
 #include "base/function_ref.hpp"
+#include "base/small_float.hpp"
 #include "base/thread_pool.hpp"
 #include "passes/inline_region.hpp"
 #include "passes/pass.hpp"
@@ -68,6 +69,11 @@ bool is_product(const Node& node) {
     for (std::string_view op : {"Conv", "ConvTranspose", "MatMul", "Gemm"})
         if (node.is(op)) return true;
     return false;
+}
+
+bool multiplies_float8(const Node& node) {
+    const Node* dq = node.input(0)->producer;
+    return dq != nullptr && dq->is("DequantizeLinear") && dq->input(0)->type.dtype == DType::f8e4m3fn;
 }
 
 double largest_norm(const Tensor& t, int64_t rows, int64_t columns, bool along_rows) {
@@ -158,7 +164,9 @@ OwnError own_error(const Node& node, const std::vector<const RefValue*>& inputs,
         const double factors = precision.factors == 0 ? 0
                                                       : precision.factor_roundoff(largest_magnitude(a)) +
                                                             precision.factor_roundoff(largest_magnitude(b));
-        return {2 * kEps, (k * kEps + factors) * product_magnitude(node, a, b)};
+        // Tensor cores add up products of float8 32 at a time, with 13 fraction bits.
+        const double sums = multiplies_float8(node) ? k / std::sqrt(32.0) * 0x1p-13 : k * kEps;
+        return {2 * kEps, (sums + factors) * product_magnitude(node, a, b)};
     }
     if (node.is("Attention")) {
         const double largest = inputs.size() > 2 && inputs[2] ? largest_magnitude(inputs[2]->tensor) : 0;
@@ -262,7 +270,9 @@ struct RegionReference {
 void note_real(const Value& result, const Values& values, RegionReference::Output& output) {
     const Node* node = result.producer;
     const DType dtype = output.tensor.dtype();
-    if (node == nullptr || !node->is("QuantizeLinear") || (dtype != DType::u8 && dtype != DType::i8)) return;
+    if (node == nullptr || !node->is("QuantizeLinear") ||
+        (dtype != DType::u8 && dtype != DType::i8 && dtype != DType::f8e4m3fn))
+        return;
     const auto known = [&](const Value* value) -> const Tensor* {
         if (value->is_constant()) return value->constant.get();
         const auto it = values.find(value);
@@ -379,20 +389,33 @@ struct Comparison {
     std::string note;
 };
 
+/// Between which numbers, in units of the scale, everything is stored as `stored`: an element of `dtype`.
+std::pair<double, double> rounded_from(DType dtype, double stored, double zero) {
+    if (dtype == DType::f8e4m3fn) {
+        const double magnitude = std::fabs(stored);
+        const uint32_t code = encode_small_float(dtype, magnitude, true);
+        const double below = code == 0 ? -decode_small_float(dtype, 1) : decode_small_float(dtype, code - 1);
+        const double least = (below + magnitude) / 2;
+        const double most = magnitude == 448 ? INFINITY : (magnitude + decode_small_float(dtype, code + 1)) / 2;
+        return stored < 0 ? std::pair(-most, -least) : std::pair(least, most);
+    }
+    const double least = dtype == DType::i8 ? -128 : 0, most = least + 255;
+    return {stored <= least ? -INFINITY : stored - zero - 0.5, stored >= most ? INFINITY : stored - zero + 0.5};
+}
+
 // How far the real number before rounding lies from those that are stored as the actual bytes. Division by the scale
 // and the sum with the zero point cost some roundings of numbers of that size.
 Comparison compare_bytes(const Tensor& actual, const RegionReference::Output& output, double mean) {
     Comparison result;
-    const bool is_signed = actual.dtype() == DType::i8;
-    const double least = is_signed ? -128 : 0, most = is_signed ? 127 : 255;
+    const double sums = actual.dtype() == DType::f8e4m3fn ? 0 : 255 * output.scale;  // float8 has no zero point
     for (int64_t i = 0; i < actual.size(); ++i) {
         const double real = output.real.data<float>()[static_cast<size_t>(i)], stored = actual.at_double(i);
-        const double low = stored <= least ? -INFINITY : (stored - output.zero - 0.5) * output.scale;
-        const double high = stored >= most ? INFINITY : (stored - output.zero + 0.5) * output.scale;
+        if (std::isnan(stored) && !std::isnan(real)) return {INFINITY, 0, INFINITY, "not a number"};
+        const auto [least, most] = rounded_from(actual.dtype(), stored, output.zero);
+        const double low = least * output.scale, high = most * output.scale;
         const double error = std::max({low - real, real - high, 0.0});
         if (error == 0 || std::isnan(real)) continue;
-        const double tolerance =
-            4 * output.spread[static_cast<size_t>(i)] + mean + 4 * kEps * (std::fabs(real) + 255 * output.scale);
+        const double tolerance = 4 * output.spread[static_cast<size_t>(i)] + mean + 4 * kEps * (std::fabs(real) + sums);
         if (error / tolerance > result.ratio) result = {error, tolerance, error / tolerance, ""};
     }
     return result;

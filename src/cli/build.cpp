@@ -216,20 +216,21 @@ Verb add_verb(CLI::App* verb, std::shared_ptr<Options> options) {
                      "cpu, cpu:avx2, cpu:avx512, cuda, cuda:sm_90a, ...; may be repeated")
         ->take_all()
         ->allow_extra_args(false);
-    verb->add_option("--precision", options->build.precision,
-                     "Of GPU targets: fp32 (default), tf32, fp16, bf16, int8 (with --calib); of the CPU: fp32, int8, "
-                     "auto: the fastest mix of both within --budget");
-    CalibrationOptions& calibration = options->build.calibration;
     verb->add_option(
-        "--calib", options->calibration,
-        "Real inputs for int8 and auto: a folder of .npz (a sample each) or .npy files, or an .npz whose arrays hold "
-        "the samples along their first axis");
+        "--precision", options->build.precision,
+        "Of GPU targets: fp32 (default), tf32, fp16, bf16, int8, fp8 (both with --calib); of the CPU: fp32, int8, "
+        "auto: the fastest mix of both within --budget");
+    CalibrationOptions& calibration = options->build.calibration;
+    verb->add_option("--calib", options->calibration,
+                     "Real inputs for int8, fp8 and auto: a folder of .npz (a sample each) or .npy files, or an .npz "
+                     "whose arrays hold "
+                     "the samples along their first axis");
     verb->add_option("--calib-method", calibration.method,
                      "How the range of a tensor is chosen: mse (default), min_max, percentile, entropy");
     verb->add_option("--calib-table", calibration.table, "JSON file of ranges to take");
     verb->add_option("--save-calib-table", calibration.save_table, "Write the ranges to this JSON file");
     verb->add_option("--layer-precision", options->layer_precision,
-                     "PATTERN=fp32 or PATTERN=int8 for layers of these names (* and ?); may be repeated")
+                     "PATTERN=fp32 or PATTERN=int8 (fp8) for layers of these names (* and ?); may be repeated")
         ->allow_extra_args(false);
     verb->add_option("--accuracy-budget", calibration.accuracy_budget,
                      "Least signal to quantisation noise of every output on the calibration data, in dB");

@@ -69,7 +69,7 @@ void Layer::put_weights(Tensor& tensor, int64_t group, const Matrix& transposed)
             if (tensor.dtype() == DType::f32)
                 tensor.data<float>()[at] = transposed.at(k, n);
             else
-                tensor.data<int8_t>()[at] = static_cast<int8_t>(transposed.at(k, n));
+                tensor.set_double(static_cast<int64_t>(at), transposed.at(k, n));
         }
 }
 

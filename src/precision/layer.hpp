@@ -28,7 +28,7 @@ class Layer {
 
     /// [terms, channels of one group]: row k holds what x[k] is multiplied with.
     Matrix weights(int64_t group) const;
-    /// Puts them back as `dtype`: float32 or int8.
+    /// Puts them back as `dtype`: float32, int8 or e4m3.
     void put_weights(Tensor& tensor, int64_t group, const Matrix& transposed) const;
 
     /// Where products are computed in a tensor of these dims: all places of a sample.

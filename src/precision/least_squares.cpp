@@ -136,7 +136,11 @@ void project_weights(Matrix& weights, const Factor& factor, FunctionRef<void(int
     }
 }
 
-void round_weights(Matrix& weights, const std::vector<float>& scales, const Matrix& h) {
+float nearest_int8(float x) {
+    return std::clamp(std::nearbyint(x), -127.0f, 127.0f);
+}
+
+void round_weights(Matrix& weights, const std::vector<float>& scales, const Matrix& h, float (*nearest)(float)) {
     const int64_t n = h.rows, width = weights.columns;
     std::vector<int64_t> order(static_cast<size_t>(n));
     std::iota(order.begin(), order.end(), 0);
@@ -151,7 +155,7 @@ void round_weights(Matrix& weights, const std::vector<float>& scales, const Matr
             target.at(k, c) = weights.at(order[static_cast<size_t>(k)], c) / scales[static_cast<size_t>(c)];
     project_weights(target, Factor(sorted), [&](int64_t k) {
         float* t = target.row(k);
-        for (int64_t c = 0; c < width; ++c) t[c] = std::clamp(std::nearbyint(t[c]), -127.0f, 127.0f);
+        std::transform(t, t + width, t, nearest);
     });
     for (int64_t k = 0; k < n; ++k)
         std::copy(target.row(k), target.row(k) + width, weights.row(order[static_cast<size_t>(k)]));

@@ -42,11 +42,15 @@ constexpr int64_t kProjectedAtOnce = 32;
 /// it by d costs d^2 D_k for good, whatever the rows behind it do.
 void project_weights(Matrix& transposed_weights, const Factor& factor, FunctionRef<void(int64_t)> project);
 
-/// Rounds weights to multiples of their channel's scale within +-127 such that the error seen through H,
-/// tr((Q - W) H (Q - W)^T), is small: a column's rounding errors are made up for by the columns after it (GPTQ, Frantar
-/// et al., ICLR 2023, in the form of LDLQ, Chee et al., NeurIPS 2023, which needs no inverse). Columns that matter most
-/// come first. `weights` is transposed: row k holds the weights that input k has in each channel; it receives the
-/// integers.
-void round_weights(Matrix& transposed_weights, const std::vector<float>& scales, const Matrix& h);
+/// The nearest integer within +-127, ties to even.
+float nearest_int8(float x);
+
+/// Rounds weights to what `nearest` makes of them, in units of their channel's scale, such that the error seen through
+/// H, tr((Q - W) H (Q - W)^T), is small: a column's rounding errors are made up for by the columns after it (GPTQ,
+/// Frantar et al., ICLR 2023, in the form of LDLQ, Chee et al., NeurIPS 2023, which needs no inverse). Columns that
+/// matter most come first. `weights` is transposed: row k holds the weights that input k has in each channel; it
+/// receives the rounded numbers in those units.
+void round_weights(Matrix& transposed_weights, const std::vector<float>& scales, const Matrix& h,
+                   float (*nearest)(float) = nearest_int8);
 
 }  // namespace planish::precision

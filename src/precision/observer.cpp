@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -36,7 +37,29 @@ Grid grid_of(double low, double high) {
     return {static_cast<float>(scale), static_cast<int>(std::lround(-low / scale))};
 }
 
+Grid float_grid_of(double low, double high) {
+    const double scale = std::max(std::fabs(low), std::fabs(high)) / kLargestFloat8;
+    if (!(scale >= std::numeric_limits<float>::min())) return {1, 0, true};
+    return {static_cast<float>(scale), 0, true};
+}
+
+float nearest_float8(float x) {
+    x = std::min(std::max(-kLargestFloat8, x), kLargestFloat8);
+    // Multiples of 2^(exponent - 3), of 2^-9 at least: adding and subtracting 1.5 * 2^23 of these rounds to one.
+    constexpr uint32_t kExponent = 0x7f800000, kLeast = (127 - 6) << 23, kToSteps = 20 << 23, kHalf = 1 << 22;
+    const uint32_t exponent = std::max(std::bit_cast<uint32_t>(x) & kExponent, kLeast);
+    const auto round = std::bit_cast<float>(exponent + kToSteps + kHalf);
+    return (x + round) - round;
+}
+
 Tensor rounded_to(const Tensor& x, const Grid& grid) {
+    if (grid.floats) {
+        Tensor result(x.dtype(), x.dims());
+        const auto from = x.data<float>();
+        std::transform(from.begin(), from.end(), result.data<float>().begin(),
+                       [&](float v) { return nearest_float8(v / grid.scale) * grid.scale; });
+        return result;
+    }
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, while |v| < 2^22: which the clamp
     // beforehand sees to, as it does to NaN.
     constexpr float kRound = 0x1.8p23f;

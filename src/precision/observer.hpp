@@ -10,17 +10,28 @@
 
 namespace planish::precision {
 
-/// real = scale * (q - zero), q in 0..255.
+/// The largest number of e4m3, floats of 8 bits with three fraction bits.
+inline constexpr float kLargestFloat8 = 448;
+
+/// real = scale * (q - zero), q in 0..255; or scale * q, q an e4m3.
 struct Grid {
     float scale = 1;
     int zero = 0;
-    float low() const { return scale * static_cast<float>(-zero); }
-    float high() const { return scale * static_cast<float>(255 - zero); }
+    bool floats = false;
+    float low() const { return floats ? -kLargestFloat8 * scale : scale * static_cast<float>(-zero); }
+    float high() const { return floats ? kLargestFloat8 * scale : scale * static_cast<float>(255 - zero); }
     friend bool operator==(const Grid&, const Grid&) = default;
 };
 
+/// The nearest e4m3, ties to even; beyond 448 the largest, of NaN the lowest.
+float nearest_float8(float x);
+
 /// The grid that spans [low, high], widened to hold 0, which is exact: padding and ReLU make it.
 Grid grid_of(double low, double high);
+
+/// The floats whose largest is the larger of |low| and |high|. Small values lose nothing by large ones down to the
+/// 2^-15th part of these, so that there is no better span to look for.
+Grid float_grid_of(double low, double high);
 
 /// How the span is chosen.
 enum class Method : uint8_t {

@@ -34,6 +34,17 @@ Tensor floats(const std::vector<float>& values) {
     return Tensor::from(std::span<const float>(values), {static_cast<int64_t>(values.size())});
 }
 
+/// The scales by which each channel's largest weight is the largest e4m3.
+std::vector<float> float_scales(const Matrix& weights) {
+    std::vector<float> scales;
+    for (int64_t n = 0; n < weights.columns; ++n) {
+        float largest = 0;
+        for (int64_t k = 0; k < weights.rows; ++k) largest = std::max(largest, std::fabs(weights.at(k, n)));
+        scales.push_back(float_grid_of(0, largest).scale);
+    }
+    return scales;
+}
+
 /// For each channel the scale of least square error after rounding, the squares weighted with what the inputs are.
 std::vector<float> weight_scales(const Matrix& weights, const std::vector<double>& importance) {
     constexpr int kSteps = 40, kFirst = 16;
@@ -64,11 +75,10 @@ std::vector<float> weight_scales(const Matrix& weights, const std::vector<double
     return scales;
 }
 
-void round_nearest(Matrix& weights, const std::vector<float>& scales) {
+void round_nearest(Matrix& weights, const std::vector<float>& scales, float (*nearest)(float)) {
     for (int64_t k = 0; k < weights.rows; ++k)
         for (int64_t n = 0; n < weights.columns; ++n)
-            weights.at(k, n) =
-                std::clamp(std::nearbyint(weights.at(k, n) / scales[static_cast<size_t>(n)]), -127.0f, 127.0f);
+            weights.at(k, n) = nearest(weights.at(k, n) / scales[static_cast<size_t>(n)]);
 }
 
 class Quantizer {
@@ -80,11 +90,12 @@ class Quantizer {
         if (samples_.empty())
             fail(ErrorCode::invalid_argument, "quantisation needs calibration data, and got none",
                  "give samples of real inputs: 100 or so are enough");
-        layers_ = find_layers(graph_, [&](const Node& node) { return wanted(node); });
-        places_ = find_places(graph_, layers_, [&](const Node& node) { return wanted(node); });
+        layers_ = find_layers(graph_, [&](const Node& node) { return wanted(node) && has_kernel(node); });
+        places_ = find_places(graph_, layers_, [&](const Node& node) { return !options_.gpu && wanted(node); });
         result_.samples = static_cast<int>(samples_.size());
         measure_memory();
-        if (options_.equalise) {
+        // Floats are as precise for a tensor's small channels as for its large ones.
+        if (options_.equalise && !options_.floats) {
             measure_channels();
             equalise(graph_, places_, layers_, channels_, options_.threads);
             channels_.clear();
@@ -103,14 +114,26 @@ class Quantizer {
         if (options_.progress) options_.progress(detail, fraction);
     }
 
+    std::string name() const { return options_.floats ? "fp8" : "int8"; }
+
+    /// A layer whose product tensor cores have nothing for is slower with borders around it.
+    bool has_kernel(const Node& node) {
+        const bool depthwise = node.is("Conv") && node.integer("group") > 1 && node.input(1)->is_constant() &&
+                               node.input(1)->constant->dims()[1] == 1;
+        if (!options_.gpu || !depthwise) return true;
+        result_.layers.push_back(
+            {node.name, std::string(node.op().name), "fp32", "fp32", 300, "depthwise: as fast in floats on a GPU"});
+        return false;
+    }
+
     bool wanted(const Node& node) {
-        std::string precision = "int8";
+        std::string precision = name();
         for (const std::string& name : passes::origins_of(node))
             for (const auto& [pattern, value] : options_.layer_precision)
                 if (matches(pattern, name, '?')) precision = value;
-        if (precision != "int8")
+        if (precision != name())
             result_.layers.push_back({node.name, std::string(node.op().name), "fp32", precision, 300, "pinned"});
-        return precision == "int8";
+        return precision == name();
     }
 
     void measure_memory() {
@@ -193,7 +216,8 @@ class Quantizer {
         for (const Place& place : places_) groups[place.group].add(histograms[place.value]);
         std::map<int, Grid> grids;
         for (const auto& [group, histogram] : groups)
-            grids[group] = histogram.choose(options_.method, options_.percentile);
+            grids[group] = options_.floats ? float_grid_of(histogram.low(), histogram.high())
+                                           : histogram.choose(options_.method, options_.percentile);
         for (const Place& place : places_)
             if (place.equalised) {
                 const Histogram& h = groups.at(place.group);
@@ -203,7 +227,8 @@ class Quantizer {
         if (options_.table != nullptr)
             for (const Place& place : places_)
                 if (const auto it = options_.table->find(place.value->name); it != options_.table->end())
-                    grids[place.group] = it->second;
+                    grids[place.group] =
+                        options_.floats ? float_grid_of(it->second.low(), it->second.high()) : it->second;
         std::unordered_map<const Node*, std::string> left_out;
         std::erase_if(places_, [&](const Place& place) {
             const Histogram& h = groups.at(place.group);
@@ -240,7 +265,7 @@ class Quantizer {
                                            Matrix rounded = layer.weights(g);
                                            const std::vector<double> equal(static_cast<size_t>(layer.terms()), 1);
                                            const std::vector<float> scales = weight_scales(rounded, equal);
-                                           round_nearest(rounded, scales);
+                                           round_nearest(rounded, scales, nearest_int8);
                                            for (int64_t k = 0; k < rounded.rows; ++k)
                                                for (int64_t n = 0; n < rounded.columns; ++n)
                                                    rounded.at(k, n) *= scales[static_cast<size_t>(n)];
@@ -258,7 +283,9 @@ class Quantizer {
             Node* before = passes::after(graph_, place.value);
             const std::string& name = place.value->name;
             Value* scale = graph_.add_constant(name + "_scale", Tensor::scalar(grid.scale));
-            Value* zero = graph_.add_constant(name + "_zero_point", Tensor::scalar(static_cast<uint8_t>(grid.zero)));
+            const Tensor zeros =
+                grid.floats ? Tensor(DType::f8e4m3fn, {}) : Tensor::scalar(static_cast<uint8_t>(grid.zero));
+            Value* zero = graph_.add_constant(name + "_zero_point", zeros);
             const Node* q = graph_.add_node("QuantizeLinear", {place.value, scale, zero}, {}, 1, name + "_quantize",
                                             before, "", {name + "_quantized"});
             const Node* dq = graph_.add_node("DequantizeLinear", {q->output(), scale, zero}, {}, 1,
@@ -305,7 +332,7 @@ class Quantizer {
             if (layers.contains(node.get()) && exact.has(node->output())) {
                 Comparison c;
                 for (size_t s = 0; s < count; ++s) add(c, exact, rounded, node->output(), s);
-                result_.layers.push_back({node->name, std::string(node->op().name), "fp32", "int8", c.sqnr(), ""});
+                result_.layers.push_back({node->name, std::string(node->op().name), "fp32", name(), c.sqnr(), ""});
             }
         }
         for (const Value* output : graph_.outputs()) {
@@ -327,7 +354,7 @@ class Quantizer {
         const auto places = choose_places(layer, exact, input, std::clamp<int64_t>(8 * k, 2048, 16384), padding_);
         const std::optional<Layer::Bias> bias = options_.correct_bias ? layer.bias(graph_) : std::nullopt;
         Stored& stored = weights_[&layer.node()];
-        stored.integers = Tensor(DType::i8, layer.weight()->constant->dims());
+        stored.numbers = Tensor(options_.floats ? DType::f8e4m3fn : DType::i8, layer.weight()->constant->dims());
         Tensor floats(DType::f32, layer.weight()->constant->dims());
         std::vector<double> shift(static_cast<size_t>(layer.channels()));
         for (int64_t g = 0; g < layer.groups(); ++g) {
@@ -355,22 +382,24 @@ class Quantizer {
             }
             std::vector<double> importance(static_cast<size_t>(k));
             for (int64_t i = 0; i < k; ++i) importance[static_cast<size_t>(i)] = h.at(i, i);
-            const std::vector<float> scales = weight_scales(wanted, importance);
-            Matrix integers = wanted;
+            const std::vector<float> scales =
+                options_.floats ? float_scales(wanted) : weight_scales(wanted, importance);
+            const auto nearest = options_.floats ? nearest_float8 : nearest_int8;
+            Matrix numbers = wanted;
             if (options_.round_jointly)
-                round_weights(integers, scales, h);
+                round_weights(numbers, scales, h, nearest);
             else
-                round_nearest(integers, scales);
-            layer.put_weights(stored.integers, g, integers);
+                round_nearest(numbers, scales, nearest);
+            layer.put_weights(stored.numbers, g, numbers);
             stored.scales.insert(stored.scales.end(), scales.begin(), scales.end());
             for (int64_t i = 0; i < k; ++i)
                 for (int64_t n = 0; n < per_group; ++n) {
-                    float& w = integers.at(i, n);
+                    float& w = numbers.at(i, n);
                     w *= scales[static_cast<size_t>(n)];
                     shift[static_cast<size_t>(g * per_group + n)] +=
                         original.at(i, n) * mean_x[static_cast<size_t>(i)] - w * mean_z[static_cast<size_t>(i)];
                 }
-            layer.put_weights(floats, g, integers);
+            layer.put_weights(floats, g, numbers);
         }
         replaced_[&layer.node()][1] = std::move(floats);
         if (bias) replace_bias(*bias, shift);
@@ -388,7 +417,7 @@ class Quantizer {
             Node& node = layer.node();
             const Stored& stored = weights_.at(&node);
             const std::string name = layer.weight()->name;
-            Value* w = graph_.add_constant(name + "_quantized", stored.integers);
+            Value* w = graph_.add_constant(name + "_quantized", stored.numbers);
             Value* scale = graph_.add_constant(name + "_scale", floats(stored.scales));
             const Node* dq = graph_.add_node("DequantizeLinear", {w, scale}, {{"axis", layer.weight_axis()}}, 1,
                                              name + "_dequantize", &node, "", {name + "_dequantized"});
@@ -401,7 +430,7 @@ class Quantizer {
     }
 
     struct Stored {
-        Tensor integers;
+        Tensor numbers;
         std::vector<float> scales;
     };
 

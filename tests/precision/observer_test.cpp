@@ -7,6 +7,7 @@
 #include <fstream>
 #include <random>
 
+#include "base/small_float.hpp"
 #include "planish/error.hpp"
 #include "precision/quantize.hpp"
 #include "precision/table.hpp"
@@ -28,6 +29,26 @@ double square_error(const std::vector<float>& values, const Grid& grid) {
     double sum = 0;
     for (size_t i = 0; i < values.size(); ++i) sum += std::pow(double{y.data<float>()[i]} - values[i], 2);
     return sum / static_cast<double>(values.size());
+}
+
+TEST(Grid, FloatsOfEightBitsAreTheNearest) {
+    for (int code = 0; code < 0x7e; ++code) {
+        const auto low = static_cast<float>(decode_small_float(DType::f8e4m3fn, static_cast<uint32_t>(code))),
+                   high = static_cast<float>(decode_small_float(DType::f8e4m3fn, static_cast<uint32_t>(code + 1)));
+        for (int i = 0; i <= 8; ++i) {
+            const float x = low + (high - low) * static_cast<float>(i) / 8;
+            const auto stored =
+                static_cast<float>(decode_small_float(DType::f8e4m3fn, encode_small_float(DType::f8e4m3fn, x, true)));
+            EXPECT_EQ(nearest_float8(x), stored) << x;
+            EXPECT_EQ(nearest_float8(-x), -stored) << x;
+        }
+    }
+    EXPECT_EQ(nearest_float8(1e30f), 448);
+    EXPECT_EQ(nearest_float8(-INFINITY), -448);
+    const Grid grid = float_grid_of(-3.5, 7);
+    EXPECT_EQ(grid.scale, 7 / 448.0f);
+    EXPECT_EQ(grid.high(), 7);
+    EXPECT_EQ(grid.low(), -7);
 }
 
 TEST(Grid, ZeroIsExactAndBothEndsAreHeld) {
