@@ -46,7 +46,7 @@ inline __device__ void excitation(const ExcitationParams& p) {
     static_assert(kVectors % C::kUnits == 0 && C::kUnits * kV * kParts <= C::kThreads);
     using Elements = Pack<T, kV>;
     // Means and gates are read as vectors.
-    __shared__ alignas(16) float means[C::kChannels], gate[C::kUnits * kV];
+    alignas(16) __shared__ float means[C::kChannels], gate[C::kUnits * kV];
     __shared__ float hidden[C::kHidden];
 
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
