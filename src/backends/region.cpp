@@ -127,9 +127,15 @@ std::string op_of(const RegionView& region) {
     std::string op;
     if (region.node().text("kind") == "quantized") {
         // What is computed, and not how it is stored at its borders.
-        for (const auto& node : region.body().nodes())
-            if (!node->is("DequantizeLinear") && !node->is("QuantizeLinear")) op += op_of(RegionView(*node, &region));
-        return op + " int8";
+        bool floats = false;
+        for (const auto& node : region.body().nodes()) {
+            const bool decodes = node->is("DequantizeLinear");
+            if (!decodes && !node->is("QuantizeLinear"))
+                op += op_of(RegionView(*node, &region));
+            else
+                floats = (decodes ? node->input(0) : node->output())->type.dtype == DType::f8e4m3fn || floats;
+        }
+        return op + (floats ? " fp8" : " int8");
     }
     append_ops(region.body(), op);
     return op;
