@@ -20,6 +20,7 @@ struct Case {
     std::string name, implementation, graph;  // the graph without its frame; its region's outputs are the graph's
     bool channels_last = false;               // how images are available
     int arch = 80;                            // least architecture
+    bool only_halves = false;                 // as storage
 };
 
 std::string floats(const std::string& name, const std::string& dims) {
@@ -263,6 +264,43 @@ std::vector<Case> mobile_cases() {
     return result;
 }
 
+// Of clusters, which are not emulated.
+std::vector<Case> cluster_cases() {
+    std::vector<Case> result;
+    for (const auto& [channels, hidden, size] :
+         {std::tuple(32, 8, 112), std::tuple(144, 6, 56), std::tuple(672, 28, 14), std::tuple(1152, 48, 7)})
+        result.push_back({fmt::format("pooled_excitation_{}", channels), "pooled_excitation",
+                          floats("x", fmt::format("2, {0}, {1}, {1}", channels, size)) +
+                              weights("w", fmt::format("{}, {}, 1, 1", hidden, channels)) +
+                              weights("b", std::to_string(hidden)) +
+                              weights("v", fmt::format("{}, {}, 1, 1", channels, hidden)) +
+                              "%s = GlobalAveragePool(%x)\n%h = Conv(%s, %w, %b)\n%r = Relu(%h)\n"
+                              "%g = Conv(%r, %v)\n%t = Sigmoid(%g)\n%y = Mul(%x, %t)\noutput %y\n",
+                          true, 90, true});
+    return result;
+}
+
+// First layers.
+std::vector<Case> stem_cases() {
+    std::vector<Case> result;
+    const auto add = [&](std::string name, std::string image, std::string filters, std::string attributes,
+                         std::string tail, bool last = false) {
+        std::string text = floats("x", image) + weights("w", filters) +
+                           weights("b", filters.substr(0, filters.find(','))) + "%c = Conv(%x, %w, %b) {" + attributes +
+                           "}\n" + tail;
+        result.push_back({"stem_" + name, "stem", std::move(text), last, 80, true});
+    };
+    const std::string relu = "%y = Relu(%c)\noutput %y\n", twice = "strides = [2, 2], pads = ";
+    add("7x7", "2, 3, 37, 45", "64, 3, 7, 7", twice + "[3, 3, 3, 3]", relu);
+    add("3x3", "1, 3, 70, 33", "32, 3, 3, 3", twice + "[1, 1, 1, 1]", relu);
+    add("3x3_last", "1, 3, 19, 35", "36, 3, 3, 3", twice + "[0, 0, 1, 1]", relu, true);
+    add("3x3_dense", "1, 3, 14, 23", "20, 3, 3, 3", "pads = [1, 1, 1, 1]",
+        floats("r", "1, 20, 14, 23") + "%y = Add(%c, %r)\noutput %y\n");
+    add("line", "1, 1, 1, 65", "24, 1, 1, 5", "pads = [0, 2, 0, 2]", relu);
+    add("six", "1, 6, 11, 18", "16, 6, 5, 3", "strides = [1, 3], pads = [2, 1, 2, 1]", relu);
+    return result;
+}
+
 std::unique_ptr<Graph> parse(const std::string& text) {
     auto graph = parse_graph("graph \"g\" {\n" + text + "}");
     passes::form_regions(*graph);
@@ -332,6 +370,7 @@ void emulate(const std::vector<Case>& cases, bool every_tactic) {
     for (const Case& c : cases)
         for (const DType storage : {DType::f32, DType::f16, DType::bf16}) {
             if (storage == DType::bf16 && c.name != "flat") continue;
+            if (storage == DType::f32 && c.only_halves) continue;
             const Environment environment = environment_of({9, 0, true}, storage, packed);
             const auto graph = parse(c.graph);
             Formats formats;
@@ -350,6 +389,9 @@ TEST(RegionKernelsEmulated, AgreeWithTheReference) {
 TEST(RegionKernelsEmulated, EveryTacticOfMobileNetworksAgreesWithTheReference) {
     emulate(mobile_cases(), true);
 }
+TEST(RegionKernelsEmulated, EveryTacticOfFirstLayersAgreesWithTheReference) {
+    emulate(stem_cases(), true);
+}
 
 // ---- Resources ----
 
@@ -361,13 +403,15 @@ TEST_P(RegionKernels, CompileWithinTheirBounds) {
     bool compiled = false;
     PackedStore packed;
     auto all = cases();
-    for (Case& c : mobile_cases()) all.push_back(std::move(c));
+    for (auto* more : {&mobile_cases, &stem_cases, &cluster_cases})
+        for (Case& c : more()) all.push_back(std::move(c));
     for (const Case& c : all) {
         if (!arch.at_least(c.arch)) continue;
         const auto graph = parse(c.graph);
         for (const DType storage : {DType::f32, DType::f16, DType::bf16}) {
+            if (storage == DType::f32 && c.only_halves) continue;
             const Environment environment = environment_of(arch, storage, packed);
-            const auto kernels = compile(c, *graph, environment, nullptr, c.name == "depthwise_3x3");
+            const auto kernels = compile(c, *graph, environment, nullptr, c.name == "depthwise_3x3" || c.only_halves);
             ASSERT_FALSE(kernels.empty()) << c.name;
             // bfloat16 differs from half in conversions only.
             if (storage == DType::bf16 && c.name != "flat") continue;

@@ -296,6 +296,7 @@ def cases() -> list[Case]:
         conv(2, 32, (9, 7), 48, 3, group=4, residual=True),
         conv(1, 15, (6, 7), 21, 3, group=3),
         conv(2, 3, (33, 41), 24, 7, stride=2),
+        conv(3, 3, (64, 70), 32, 3, stride=2),
         conv(1, 3, (32, 48), 20, 4, stride=4),
         conv(2, 24, (15, 13), 24, 5, group=24),
         conv(3, 48, (37, 41), 48, 3, group=48, residual=True),

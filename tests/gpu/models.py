@@ -108,7 +108,6 @@ def run(path: Path, batch: int, precision: str, options: argparse.Namespace) -> 
         alike = defaultdict(list)
         for r in profile["regions"]:
             alike[r["implementation"], r["op"]].append(r)
-        # Some microseconds of each step are those of the events around it.
         rows = sorted(alike.items(), key=lambda item: -sum(r["seconds"] for r in item[1]))
         for (implementation, op), steps in rows[: options.profile]:
             seconds = [r["seconds"] for r in steps]

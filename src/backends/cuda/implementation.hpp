@@ -91,7 +91,7 @@ std::string_view short_name(DType dtype);
 
 // One list a family; table.cpp joins them by op name. A family's file defines its rows here as it lands.
 namespace families {
-extern const Implementation kAttention, kAttentionSimt, kDepthwise, kConvChain, kExcitation, kPooledExcitation;
+extern const Implementation kAttention, kAttentionSimt, kDepthwise, kConvStem, kConvChain, kExcitation, kPooledExcitation;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kByteNorm, kGroupNorm;
 extern const Implementation kReduce, kPool, kResize;

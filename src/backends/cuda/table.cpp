@@ -18,7 +18,7 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"Conv", {&kDepthwise, &kWgmma, &kMma, &kConvSimt, &kReference}},
+    {"Conv", {&kDepthwise, &kConvStem, &kWgmma, &kMma, &kConvSimt, &kReference}},
     {"ConvTranspose", {&kMma, &kConvSimt, &kReference}},
     {"Gemm", {&kWgmma, &kMma, &kConvSimt, &kReference}},
     {"MatMul", {&kWgmma, &kMma, &kConvSimt, &kReference}},

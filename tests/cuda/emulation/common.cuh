@@ -3,6 +3,10 @@
 
 namespace planish {
 
+inline constexpr int round_up(int x, int to) {
+    return (x + to - 1) / to * to;
+}
+
 struct f16 {
     unsigned short bits;
 };

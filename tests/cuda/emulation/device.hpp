@@ -15,7 +15,7 @@
 #define __CUDACC__ 1
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __grid_constant__
 #define __shared__ static  // one block at a time
 
