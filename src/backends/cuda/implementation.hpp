@@ -97,7 +97,7 @@ extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kByteNo
 extern const Implementation kReduce, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kExpand, kPad, kGather;
 extern const Implementation kReference;
-extern const Implementation kWgmma, kMma, kByteWgmma, kByteMma, kConvSimt;
+extern const Implementation kWgmma, kMma, kNormalizedWgmma, kByteWgmma, kByteMma, kConvSimt;
 }  // namespace families
 
 }  // namespace planish::cuda
