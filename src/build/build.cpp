@@ -321,15 +321,18 @@ class Builder {
         return named(std::move(samples), graph);
     }
 
+    bool is_for_gpus() const {
+        return std::any_of(options_.targets.begin(), options_.targets.end(),
+                           [](const std::string& target) { return runtime::full_target(target).starts_with("cuda:"); });
+    }
+
     /// `first`: of the networks that are quantised in this build.
     precision::QuantizeResult quantise_with(Graph& graph, std::span<const TensorMap> samples, const StringPairs& pins,
                                             bool first) {
         const CalibrationOptions& given = options_.calibration;
         precision::QuantizeOptions options;
         options.floats = options_.precision == "fp8";
-        options.gpu = std::any_of(options_.targets.begin(), options_.targets.end(), [](const std::string& target) {
-            return runtime::full_target(target).starts_with("cuda:");
-        });
+        options.gpu = is_for_gpus();
         options.method = precision::parse_method(given.method);
         options.percentile = given.percentile;
         options.equalise = given.equalise;
@@ -368,11 +371,11 @@ class Builder {
     void require_gain(std::unique_ptr<Graph> floats, const std::string& key) {
         const auto loss = compiler_.require_gain(network_, std::move(floats), key);
         if (!loss) return;
-        precision_ = "fp32";
+        precision_ = is_for_gpus() ? "fp16" : "fp32";
         quantised_ = false;
         report_.output_errors.clear();
         for (PrecisionRow& row : report_.precision) {
-            row.after = "fp32";
+            row.after = precision_;
             row.note = "the network is not faster in " + options_.precision;
         }
         report_.warnings.push_back(

@@ -164,7 +164,8 @@ std::vector<plan::Section> NetworkCompiler::sections(const Network& network) con
     std::vector<plan::Section> sections;
     for (size_t p = 0; p < network.programs.size(); ++p) {
         const std::string target = runtime::full_target(options_.targets[p]);
-        plan::Section section{target, {}, network.tuned[p] ? threads() : 0, precision_of(target), {}};
+        const bool floats = network.gave_way && target.starts_with("cuda:");
+        plan::Section section{target, {}, network.tuned[p] ? threads() : 0, floats ? "fp16" : precision_of(target), {}};
         if (const Program* program = network.programs[p].get()) {
             for (const auto& [key, code] : program->binaries()) {
                 auto copy = std::make_shared<std::vector<std::byte>>(code.begin(), code.end());

@@ -23,6 +23,7 @@ struct Network {
     std::vector<std::unique_ptr<Program>> programs;  // by target; null: the interpreter runs the plan. None: no shapes
     std::vector<bool> tuned;                         // by target
     std::vector<TacticRow> tactics;                  // of the first target
+    bool gave_way = false;                           // 8 bits were asked for, and floats are faster
 };
 
 /// The inputs of `graph` in its order, out of a sample that names them. Errors: invalid_argument (one is missing).

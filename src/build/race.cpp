@@ -141,6 +141,7 @@ std::optional<NetworkCompiler::Loss> NetworkCompiler::require_gain(Network& netw
     if (!seconds || seconds->first < seconds->second) return std::nullopt;
     if (!tuned) tune(rival);
     network = std::move(rival);
+    network.gave_way = true;
     return Loss{seconds->first, seconds->second};
 }
 

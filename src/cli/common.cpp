@@ -199,7 +199,7 @@ void print_precision(const std::vector<PrecisionRow>& layers, const std::vector<
     Table table({"layer", "op", "before", "after", ">SQNR", "note"});
     for (const PrecisionRow& row : layers)
         table.add({shorten(row.layer, 60), row.op, row.before, row.after,
-                   row.after != "fp32" ? fmt::format("{:.1f} dB", row.sqnr) : "", row.note});
+                   row.after == "int8" || row.after == "fp8" ? fmt::format("{:.1f} dB", row.sqnr) : "", row.note});
     fmt::print("{}", table.text());
     for (const OutputErrorRow& row : outputs)
         fmt::print("output {}: {:.1f} dB, cosine {:.4f} against the float model on the calibration data\n", row.name,
