@@ -6,7 +6,9 @@
 
 #include "backends/cuda/compiler.hpp"
 #include "backends/cuda/implementation.hpp"
+#include "backends/cuda/kernels/attention_wgmma_params.h"
 #include "backends/cuda/library.hpp"
+#include "cuda/machine_code.hpp"
 #include "passes/pass.hpp"
 
 namespace planish::cuda {
@@ -135,6 +137,93 @@ TEST(FusedKernels, BatchInvariantNeverSplits) {
         EXPECT_EQ(tactic.name.find("_split"), std::string::npos) << tactic.name;
 }
 
+// ---- Attention on warpgroups ----------------------------------------------------------------------------------------
+
+bool on_warpgroups(const Tactic& tactic) {
+    return tactic.name.starts_with("wg");
+}
+
+TEST(AttentionWgmma, TakesManyQueriesOnHopper) {
+    const auto takes = [](const std::string& text, std::string_view arch) {
+        const Subject subject(text, arch, DType::f16);
+        const auto tactics = subject.taken()->tactics(*subject.region, subject.environment);
+        return std::any_of(tactics.begin(), tactics.end(), on_warpgroups);
+    };
+    EXPECT_TRUE(takes(kVit, "sm_90a"));
+    EXPECT_TRUE(takes(kBert, "sm_90a"));
+    EXPECT_FALSE(takes(kVit, "sm_89"));
+    EXPECT_FALSE(takes(kDecode, "sm_90a"));  // one query
+    EXPECT_FALSE(takes(kMasked, "sm_90a"));  // a soft cap
+}
+
+// Heads that are columns of one product's rows: the copy engine sees each in its place.
+TEST(AttentionWgmma, MapsHeadsOfRows) {
+    const Subject subject(kVit, "sm_90a", DType::f16);
+    const CudaKernel kernel = families::kAttention.compile(*subject.region, subject.formats(families::kAttention),
+                                                           "wg2k128s2q2o1", subject.environment);
+    ASSERT_EQ(kernel.launches.size(), 1u);
+    const Launch& launch = kernel.launches[0];
+    ASSERT_EQ(launch.maps.size(), 4u);
+    const TensorMapPatch &query = launch.maps[0], &value = launch.maps[2], &output = launch.maps[3];
+    EXPECT_EQ(query.desc.dims, (std::array<int64_t, 5>{64, 12, 197, 1, 0}));
+    EXPECT_EQ(query.desc.strides, (std::array<int64_t, 4>{128, 2304 * 2, 197 * 2304 * 2, 0}));
+    EXPECT_EQ(query.desc.box, (std::array<int, 5>{64, 1, 64, 1, 0}));
+    EXPECT_EQ(value.operand.offset, 1536 * 2);
+    EXPECT_EQ(value.desc.box, (std::array<int, 5>{64, 1, 128, 1, 0}));
+    EXPECT_EQ(output.desc.strides, (std::array<int64_t, 4>{128, 768 * 2, 197 * 768 * 2, 0}));
+    AttentionWgmmaParams params;
+    std::memcpy(&params, launch.params.data(), sizeof(params));
+    EXPECT_EQ(params.row_blocks, 2);
+    EXPECT_EQ(params.tiles, 24);
+    EXPECT_EQ(launch.grid[0], 24u);
+}
+
+TEST(AttentionWgmma, EveryTacticCompilesWithinItsBounds) {
+    if (nvrtc() == nullptr) GTEST_SKIP() << nvrtc_problem();
+    const auto heads = [](int query_heads, int kv_heads, int queries, int keys, int dim, int value_dim,
+                          const std::string& mask, const std::string& attributes) {
+        const auto dims = [](int a, int b, int c) {
+            return " : float32[2, " + std::to_string(a) + ", " + std::to_string(b) + ", " + std::to_string(c) + "] ";
+        };
+        return attention_text("input %q" + dims(query_heads, queries, dim) + "input %k" + dims(kv_heads, keys, dim) +
+                                  "input %v" + dims(kv_heads, keys, value_dim) + mask,
+                              std::string("%q, %k, %v") + (mask.empty() ? "" : ", %m") + ") {" + attributes + "}");
+    };
+    const std::pair<std::string, DType> cases[] = {
+        {kVit, DType::f16},
+        {kBert, DType::f16},
+        {kCausal, DType::bf16},
+        {heads(4, 2, 300, 300, 128, 128, "", "is_causal = 1"), DType::f16},
+        {heads(3, 3, 61, 130, 80, 96, "input %m : bool[61, 130] ", ""), DType::bf16},
+        {heads(2, 2, 64, 99, 256, 256, "input %m : float32[2, 1, 64, 99] ", ""), DType::f16},
+    };
+    for (const auto& [text, storage] : cases) {
+        Subject subject(text, "sm_90a", storage);
+        const Implementation& attention = *subject.taken();
+        ASSERT_EQ(attention.name, "attention_flash") << text;
+        Formats formats = subject.formats(attention);
+        // A network's input is float32.
+        if (formats.inputs.size() > 3 && formats.inputs[3].dtype != DType::boolean)
+            formats.inputs[3].dtype = DType::f32;
+        std::vector<Tactic> tactics = attention.tactics(*subject.region, subject.environment);
+        std::erase_if(tactics, [](const Tactic& tactic) { return !on_warpgroups(tactic); });
+        EXPECT_GE(tactics.size(), 1u) << text;
+        for (const Tactic& tactic : tactics) {
+            EXPECT_GT(tactic.seconds, 0) << tactic.name;
+            const CudaKernel kernel = attention.compile(*subject.region, formats, tactic.name, subject.environment);
+            const KernelSpec& spec = kernel.launches[0].spec;
+            SCOPED_TRACE(spec.name + "\n" + spec.source);
+            EXPECT_LE(spec.shared_bytes, subject.environment.device.shared_per_block);
+            const auto binary = compile_kernel(spec, subject.environment.arch);
+            EXPECT_LE(binary->resources.registers, spec.max_registers);
+            EXPECT_EQ(binary->resources.spilled_bytes, 0);
+            // Scores: of the first block of keys and of the others. Their values: of the block before, and in the end.
+            EXPECT_GE(count_instructions(*binary, kHgmma), 2u * 4);
+            EXPECT_GE(count_instructions(*binary, kHeldHgmma), 2u * 4);
+        }
+    }
+}
+
 class Resources : public testing::TestWithParam<std::string_view> {};
 
 TEST_P(Resources, EveryTacticCompilesWithinItsBounds) {
@@ -163,6 +252,7 @@ TEST_P(Resources, EveryTacticCompilesWithinItsBounds) {
         ASSERT_NE(implementation, nullptr) << text;
         ASSERT_NE(implementation->name, "reference") << text;
         std::vector<Tactic> list = implementation->tactics(*subject.region, subject.environment);
+        std::erase_if(list, on_warpgroups);  // they have a test of their own
         list.resize(std::min(list.size(), tactics));
         for (const Tactic& tactic : list) {
             EXPECT_GT(tactic.seconds, 0) << tactic.name;

@@ -11,6 +11,7 @@ namespace planish::cuda {
 
 // Instructions of sm_80 and later have 16 bytes, the operation in the lowest twelve bits.
 constexpr unsigned kHmma = 0x23c, kImma = 0x237, kHgmma = 0x9f0, kIgmma = 0x9f1, kQgmma = 0x9f3;
+constexpr unsigned kHeldHgmma = 0xdf0;  // its first factor in registers
 
 inline size_t count_instructions(const Binary& binary, unsigned operation) {
     size_t count = 0;

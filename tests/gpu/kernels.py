@@ -274,6 +274,13 @@ def conv_transpose(channels: int, size: int, out: int, kernel: int, stride: int)
     )
 
 
+def of_probabilities(q: np.ndarray, k: np.ndarray, v: np.ndarray, unit: float, bias=0.0) -> np.ndarray:
+    """What comes of probabilities, which are rounded to be multiplied: they sum to one."""
+    scores = np.einsum("nhqd,nhkd->nhqk", q, k) / np.sqrt(q.shape[-1]) + bias
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return unit * np.einsum("nhqk,nhkd->nhqd", p / p.sum(axis=-1, keepdims=True), np.abs(v))
+
+
 def attention(
     heads: int,
     queries: int,
@@ -293,19 +300,34 @@ def attention(
     nodes = [node("Attention", ["q", "k", "v", *["m"] * bool(mask)], ["y"], is_causal=int(causal))]
 
     def on_the_way(feeds: dict, weights: dict, unit: float) -> np.ndarray:
-        """Of probabilities, which are rounded to be multiplied: they sum to one."""
         k, v = (np.repeat(feeds[name], heads // kv_heads, axis=1) for name in "kv")
-        scores = np.einsum("nhqd,nhkd->nhqk", feeds["q"], k) / np.sqrt(dim)
+        bias = np.where(np.tri(queries, keys, dtype=bool), 0, -np.inf) if causal else 0.0
         if mask:
-            scores = np.where(weights["m"], scores, -np.inf) if boolean else scores + feeds["m"]
-        if causal:
-            scores = np.where(np.tri(queries, keys, dtype=bool), scores, -np.inf)
-        p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return unit * np.einsum("nhqk,nhkd->nhqd", p / p.sum(axis=-1, keepdims=True), np.abs(v))
+            bias = bias + (np.where(weights["m"], 0, -np.inf) if boolean else feeds["m"])
+        return of_probabilities(feeds["q"], k, v, unit, bias)
 
     name = f"attention {heads}x{queries}x{keys}x{dim}"
     name += f" of {kv_heads}" * (kv_heads < heads) + f" mask {mask}" * bool(mask) + " boolean" * boolean
     return Case(name + " causal" * causal, nodes, inputs, inputs["q"], weights, keys + dim, on_the_way=on_the_way)
+
+
+def attention_of_columns(heads: int, tokens: int, dim: int) -> Case:
+    """Queries, keys and values are columns of one tensor, as one product makes them."""
+    width = heads * dim
+    weights = {"axis": np.array([2], np.int64)}
+    weights |= {f"at{i}": np.array([i * width], np.int64) for i in range(4)}
+    nodes = [node("Slice", ["x", f"at{i}", f"at{i + 1}", "axis"], [name]) for i, name in enumerate("qkv")]
+    nodes.append(node("Attention", ["q", "k", "v"], ["y"], q_num_heads=heads, kv_num_heads=heads))
+
+    def on_the_way(feeds: dict, _: dict, unit: float) -> np.ndarray:
+        parts = feeds["x"].reshape(2, tokens, 3, heads, dim).transpose(2, 0, 3, 1, 4)
+        error = of_probabilities(*parts[:2], parts[2], unit)
+        return error.transpose(0, 2, 1, 3).reshape(2, tokens, width)
+
+    name = f"attention of columns {heads}x{tokens}x{dim}"
+    return Case(
+        name, nodes, {"x": [2, tokens, 3 * width]}, [2, tokens, width], weights, tokens + dim, on_the_way=on_the_way
+    )
 
 
 def row_op(op: str, rows: int, columns: int, **weights) -> Case:
@@ -369,6 +391,13 @@ def cases() -> list[Case]:
         attention(12, 128, 128, 64, mask=(2, 1, 128, 128)),
         attention(3, 61, 131, 80, mask=(1, 3, 1, 131)),
         attention(4, 70, 98, 64, kv_heads=2, mask=(2, 1, 70, 98), boolean=True),
+        attention(12, 197, 197, 64),
+        attention(3, 130, 130, 128),
+        attention(3, 300, 300, 64, causal=True),
+        attention(4, 200, 330, 128, kv_heads=2, causal=True),
+        attention(2, 100, 150, 256, mask=(2, 2, 100, 150)),
+        attention(80, 140, 140, 64),
+        attention_of_columns(12, 197, 64),
         row_op("Softmax", 13, 197),
         row_op("LayerNormalization", 13, 768, s=(768,), b=(768,)),
         Case("max_pool", [node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2])], {"x": [2, 20, 13, 11]},

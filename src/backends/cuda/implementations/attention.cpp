@@ -1,5 +1,6 @@
-// Scaled dot-product attention that never writes the score matrix: kernels/attention.cuh on tensor cores,
-// kernels/attention_simt.cuh for float32 and for head sizes that tensor cores do not take.
+// Scaled dot-product attention that never writes the score matrix: kernels/attention_wgmma.cuh on Hopper,
+// kernels/attention.cuh on tensor cores, kernels/attention_simt.cuh for float32 and for head sizes that tensor cores do
+// not take.
 //
 // A region of kind "attention" is the op with the Slices of the one product that its queries, keys and values are
 // columns of: the kernels read those with strides.
@@ -11,6 +12,7 @@
 
 #include "backends/cuda/implementation.hpp"
 #include "backends/cuda/kernels/attention_params.h"
+#include "backends/cuda/kernels/attention_wgmma_params.h"
 
 namespace planish::cuda {
 namespace {
@@ -334,22 +336,11 @@ Refusal can_attend_on_tensor_cores(const RegionView& region, const Environment& 
         !aligned(p.key_strides) || !aligned(p.value_strides) || !aligned(p.output_strides) ||
         !vectors(problem.query.first) || !vectors(problem.key.first) || !vectors(problem.value.first) || p.scale <= 0)
         return Refusal::shape_not_handled;
-    if (tiles(problem, environment).empty()) return Refusal::shape_not_handled;
-    return Refusal::none;
+    return tiles(problem, environment).empty() ? Refusal::shape_not_handled : Refusal::none;
 }
 
-std::vector<Tactic> attention_tactics(const RegionView& region, const Environment& environment) {
-    const Problem problem = *read_problem(region);
-    std::vector<Tactic> tactics;
-    for (const Tile& tile : tiles(problem, environment))
-        tactics.push_back({tile.name(), estimate(tile, problem, environment)});
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
-    return tactics;
-}
-
-CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view tactic,
-                   const Environment& environment) {
+CudaKernel compile_mma(const RegionView& region, const Formats& formats, std::string_view tactic,
+                       const Environment& environment) {
     Problem problem = *read_problem(region);
     const auto choices = tiles(problem, environment);
     const auto choice =
@@ -412,6 +403,165 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
         kernel.launches.push_back(std::move(launch));
     }
     return kernel;
+}
+
+// ---- Hopper ---------------------------------------------------------------------------------------------------------
+
+/// Constants of kernels/attention_wgmma.cuh.
+struct WgmmaTile {
+    int consumers = 2, key_block = 128, stages = 2, query_stages = 2;
+    int blocks = 1;  // that share a multiprocessor
+
+    int rows() const { return 64 * consumers; }
+    int threads() const { return consumers == 1 ? 160 : 384; }
+    std::string name() const {
+        return fmt::format("wg{}k{}s{}q{}o{}", consumers, key_block, stages, query_stages, blocks);
+    }
+};
+
+/// Mirrors AttentionWgmma::kShared.
+int64_t shared_bytes(const WgmmaTile& tile, const Problem& problem) {
+    const int64_t k = divide_up(problem.head_dim, 64), v = divide_up(problem.value_dim, 64);
+    return 1024 + int64_t{tile.query_stages} * tile.rows() * 128 * std::max(k, v) +
+           int64_t{tile.stages} * tile.key_block * 128 * (k + v) +
+           8 * (4 * tile.stages + 2 * tile.query_stages * tile.consumers);
+}
+
+/// None where that kernel is none: without a soft cap, with half of a warpgroup's rows at least.
+std::vector<WgmmaTile> wgmma_tiles(const Problem& problem, const Environment& environment) {
+    if (!environment.arch.is_hopper() || problem.soft_capped() || problem.params.queries < 32) return {};
+    constexpr WgmmaTile kTiles[] = {{2, 128, 2, 2, 1}, {2, 192, 2, 2, 1}, {2, 64, 3, 2, 1},
+                                    {1, 128, 2, 1, 2}, {1, 64, 2, 1, 3},  {2, 64, 2, 1, 1}};
+    const int64_t size = std::max(problem.head_dim, problem.value_dim), keys = problem.params.keys;
+    std::vector<WgmmaTile> result;
+    for (const WgmmaTile& tile : kTiles) {
+        if (tile.blocks * (shared_bytes(tile, problem) + 1024) > environment.device.shared_per_block + 1024) continue;
+        // Registers: of scores, weights and output, and of the mask.
+        const bool masked = problem.mask >= 0;
+        if (tile.key_block > (size > 128 ? 64 : size > 64 ? (masked ? 64 : 128) : masked ? 128 : 192)) continue;
+        if (tile.consumers == 1 && (size > 64 || (masked && tile.key_block > 64))) continue;
+        if (tile.key_block > 64 && keys <= tile.key_block / 2) continue;
+        result.push_back(tile);
+    }
+    return result;
+}
+
+/// Seconds: a multiprocessor's blocks of keys, each with products on tensor cores and exponentials, one under the other
+/// where there is another warpgroup or block, and what a tile's begin and end cost.
+double estimate(const WgmmaTile& tile, const Problem& problem, const Environment& environment) {
+    const AttentionParams& p = problem.params;
+    const DeviceProperties& device = environment.device;
+    const double seen = problem.bounded() && p.right == 0 ? 0.5 : 1.0;
+    const int64_t tiles = divide_up(p.queries, tile.rows()) * p.heads * p.batch;
+    const double steps = std::max(1.0, seen * static_cast<double>(divide_up(p.keys, tile.key_block)));
+    const double scores = 64.0 * tile.key_block;  // of a warpgroup and step
+    const double products = scores * static_cast<double>(problem.head_dim + problem.value_dim) / (0.8 * 2048);
+    const double softmax = scores * (problem.mask >= 0 ? 0.18 : 0.13) + 200;
+    // A tensor core waits for its own warpgroup alone unless there are others; all share the multiprocessor.
+    const double alone = products + softmax + 300, groups = tile.consumers * tile.blocks;
+    const double step = std::max(alone, groups * std::max(products, softmax) * 1.1);
+    constexpr double kTile = 1800, kStart = 3000;
+    const double waves = static_cast<double>(divide_up(tiles, int64_t{device.multiprocessors} * tile.blocks));
+    return (kStart + waves * (steps * step + kTile)) / device.clock;
+}
+
+/// Columns of one head, rows and heads as they follow one another in memory.
+TensorMapDesc head_map(DType dtype, int64_t size, int64_t rows, int64_t heads, int64_t batch,
+                       const AttentionStrides& strides, bool heads_in_rows, int box_rows) {
+    const auto bytes = [&](int64_t elements) { return byte_size(dtype, elements); };
+    TensorMapDesc map;
+    map.dtype = dtype;
+    map.rank = 4;
+    if (heads_in_rows) {
+        map.dims = {size, heads, rows, batch};
+        map.strides = {bytes(strides.head), bytes(strides.row), bytes(strides.batch)};
+        map.box = {64, 1, box_rows, 1};
+    } else {
+        map.dims = {size, rows, heads, batch};
+        map.strides = {bytes(strides.row), bytes(strides.head), bytes(strides.batch)};
+        map.box = {64, box_rows, 1, 1};
+    }
+    return map;
+}
+
+CudaKernel compile_wgmma(const RegionView& region, const Formats& formats, std::string_view tactic,
+                         const Environment& environment) {
+    Problem problem = *read_problem(region);
+    const auto choices = wgmma_tiles(problem, environment);
+    const auto choice =
+        std::find_if(choices.begin(), choices.end(), [&](const WgmmaTile& tile) { return tile.name() == tactic; });
+    if (choice == choices.end()) return compile_mma(region, formats, "", environment);
+    const WgmmaTile tile = *choice;
+    const DType dtype = formats.outputs[0].dtype;
+    const bool heads_in_rows = problem.query.dims.size() == 3;
+
+    KernelSpec spec;
+    spec.name = fmt::format("attention_{}_{}x{}_{}{}{}", short_name(dtype), problem.head_dim, problem.value_dim,
+                            tile.name(), heads_in_rows ? "" : "_heads", suffix(problem, formats));
+    spec.threads = tile.threads();
+    spec.shared_bytes = static_cast<int>(shared_bytes(tile, problem));
+    // A scheduler's part of the registers, by the warps that it may get.
+    spec.max_registers = static_cast<int>(512 / divide_up(tile.threads() / 32 * tile.blocks, 4) / 8 * 8);
+    spec.source =
+        "#include \"planish/attention_wgmma.cuh\"\nstruct Traits {\n" + common_traits(problem, formats) +
+        fmt::format(
+            "    static constexpr int kConsumers = {}, kKeyBlock = {}, kStages = {}, kQueryStages = {}, kPack = 1;\n"
+            "    static constexpr bool kMaskPairs = {}, kHeadsInRows = {};\n}};\n"
+            "static_assert(planish::AttentionWgmma<Traits>::kShared == {});\n"
+            "extern \"C\" __global__ void __launch_bounds__({}, {}) {}(const __grid_constant__ "
+            "planish::AttentionWgmmaParams p) {{\n    planish::attention_wgmma<Traits>(p);\n}}\n",
+            tile.consumers, tile.key_block, tile.stages, tile.query_stages, problem.params.keys % 2 == 0, heads_in_rows,
+            spec.shared_bytes, spec.threads, tile.blocks, spec.name);
+
+    AttentionWgmmaParams params{};
+    AttentionParams& p = params.attention = problem.params;
+    p.splits = 1;
+    params.row_blocks = static_cast<int>(divide_up(p.queries, tile.rows()));
+    params.tiles = params.row_blocks * p.heads * p.batch;
+
+    CudaKernel kernel;
+    kernel.name = spec.name;
+    kernel.flops = flops(problem);
+    const int resident = environment.device.multiprocessors * tile.blocks;
+    Launch launch =
+        make_launch(std::move(spec), {static_cast<unsigned>(std::min(params.tiles, resident)), 1, 1}, params);
+    launch.pdl = true;
+    const auto bind_map = [&](size_t offset, Operand operand, int64_t size, int64_t rows, int64_t heads,
+                              const AttentionStrides& strides, int box_rows) {
+        launch.bind(offset, operand, head_map(dtype, size, rows, heads, p.batch, strides, heads_in_rows, box_rows));
+    };
+    const auto columns = [&](const Projection& of) { return input(of.input, byte_size(dtype, of.first)); };
+    bind_map(offsetof(AttentionWgmmaParams, query), columns(problem.query), problem.head_dim, p.queries, p.heads,
+             p.query_strides, 64);
+    bind_map(offsetof(AttentionWgmmaParams, key), columns(problem.key), problem.head_dim, p.keys, p.kv_heads,
+             p.key_strides, tile.key_block);
+    bind_map(offsetof(AttentionWgmmaParams, value), columns(problem.value), problem.value_dim, p.keys, p.kv_heads,
+             p.value_strides, tile.key_block);
+    bind_map(offsetof(AttentionWgmmaParams, output), output(), problem.value_dim, p.queries, p.heads, p.output_strides,
+             64);
+    constexpr size_t kRest = offsetof(AttentionWgmmaParams, attention);
+    if (problem.mask >= 0) launch.bind(kRest + offsetof(AttentionParams, mask), input(problem.mask));
+    if (problem.lengths >= 0) launch.bind(kRest + offsetof(AttentionParams, lengths), input(problem.lengths));
+    kernel.launches.push_back(std::move(launch));
+    return kernel;
+}
+
+std::vector<Tactic> attention_tactics(const RegionView& region, const Environment& environment) {
+    const Problem problem = *read_problem(region);
+    std::vector<Tactic> tactics;
+    for (const Tile& tile : tiles(problem, environment))
+        tactics.push_back({tile.name(), estimate(tile, problem, environment)});
+    for (const WgmmaTile& tile : wgmma_tiles(problem, environment))
+        tactics.push_back({tile.name(), estimate(tile, problem, environment)});
+    std::stable_sort(tactics.begin(), tactics.end(),
+                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    return tactics;
+}
+
+CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view tactic,
+                   const Environment& environment) {
+    const auto compile_by = tactic.starts_with("wg") ? compile_wgmma : compile_mma;
+    return compile_by(region, formats, tactic, environment);
 }
 
 // ---- Ordinary cores -------------------------------------------------------------------------------------------------
