@@ -327,8 +327,7 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, 
         result.outputs.push_back(std::move(output));
     }
     // A product is not evaluated again: its result moves by its own bound, which is what moved inputs would do. Bytes
-    // are decoded once, too: they do not move. Normalised rows that a product reads move by less than factors are
-    // rounded.
+    // are decoded once, too: they do not move.
     const auto decoded = [&](const Node& node) {
         return node.is("DequantizeLinear") &&
                std::all_of(node.inputs().begin(), node.inputs().end(), [&](const Value* input) {
@@ -340,7 +339,7 @@ RegionReference evaluate(const Node& region, const std::vector<Tensor>& inputs, 
     for (const Node* node : nodes) {
         const bool upstream = std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* input) {
             return input && input->producer && exact.contains(input) && !given.contains(input) &&
-                   !decoded(*input->producer) && !(is_product(*node) && input->producer->is("LayerNormalization"));
+                   !decoded(*input->producer);
         });
         if (!upstream && (is_product(*node) || decoded(*node) || has(node->op().traits, Trait::data_movement)))
             fixed.insert(node);

@@ -3,10 +3,8 @@
 //
 //   h = Conv1x1(s), g = Conv1x1(h), y = Mul(x, g)   ->   y = Region(s, x) { h, g, y }     s: [N, C, 1, 1]
 //
-// Where s is the mean of x's pixels, its pool and that region become another one, of kind "pooled_excitation".
-//
 // Each of the convolutions has next to nothing to do; what they cost on a GPU is their launch. A backend that does not
-// gain by it dissolves the region and finds its parts again.
+// gain by it dissolves the region and finds the three again.
 #include "passes/convolution_link.hpp"
 #include "passes/pass.hpp"
 #include "passes/rewrite.hpp"
@@ -36,15 +34,8 @@ int chain_excitations(Graph& graph) {
             Node* second = layer(graph, gate);
             Node* first = second != nullptr ? layer(graph, convolution_link(*second).carried) : nullptr;
             if (first == nullptr) continue;
-            const Value* mean = convolution_link(*first).carried;
-            const Value* image = product->input(1 - side);
-            Node* region = make_region(graph, std::array{first, second, product}, *product, "excitation");
+            make_region(graph, std::array{first, second, product}, *product, "excitation");
             ++changes;
-            Node* pool = mean->producer;
-            if (pool != nullptr && pool->is("GlobalAveragePool") && pool->input(0) == image && only_use(graph, mean)) {
-                make_region(graph, std::array{pool, region}, *region, "pooled_excitation");
-                ++changes;
-            }
             break;
         }
     }

@@ -62,7 +62,6 @@ int slice_attention(Graph& graph);            // attention with the slices that 
 int chain_convolutions(Graph& graph);         // expand -> depthwise -> project
 int chain_excitations(Graph& graph);          // 1x1 -> 1x1 -> product with the image, of squeeze-and-excitation
 int fuse_reductions(Graph& graph);            // a point-wise expression -> its only reader, a reduction
-int fuse_layer_norms(Graph& graph);           // LayerNormalization -> its only reader, a product by constants
 int lower_quantised_operators(Graph& graph);  // QLinearConv -> DequantizeLinear, Conv, QuantizeLinear
 int simplify_quantisation(Graph& graph);      // QuantizeLinear and DequantizeLinear to where fewest bytes move
 int form_quantized_regions(Graph& graph);     // a node and the DequantizeLinear and QuantizeLinear around it

@@ -53,7 +53,6 @@ std::span<const Pass> specialise_pipeline() {
         {"chain-convolutions", "its links are convolutions with their epilogues", chain_convolutions},
         {"chain-excitations", "its links are convolutions with their epilogues, too", chain_excitations},
         {"fuse-reductions", "what is fused is a whole point-wise region that no product has taken", fuse_reductions},
-        {"fuse-layer-norms", "its products have their epilogues and are not quantised", fuse_layer_norms},
     };
     return kPasses;
 }

@@ -7,7 +7,6 @@
 
 #include "backends/cpu/isa.hpp"
 #include "build/verify.hpp"
-#include "passes/inline_region.hpp"
 #include "passes/pass.hpp"
 #include "planish/error.hpp"
 
@@ -469,31 +468,6 @@ TEST(CpuProgram, AllShapesShareWhatOneOfThemPacked) {
 }
 
 // A program that computes something else must be caught, and the region named.
-TEST(CpuProgram, NormalisedProductsAreTheStepsOfTheirParts) {
-    const auto graph = parse_graph(
-        R"(graph "g" { input %x : float32[2, 7, 24] const %g : float32[24] = dense<0> const %h : float32[24] = dense<0>
-            const %w : float32[24, 40] = dense<0> const %b : float32[40] = dense<0>
-            %n = LayerNormalization(%x, %g, %h) %p = MatMul(%n, %w) %a = Add(%p, %b) %y = Gelu(%a) output %y })");
-    fill(*graph);
-    auto specialised = passes::specialise(*graph, {{2, 7, 24}});
-    ASSERT_EQ(specialised->nodes().size(), 1u);
-    auto dissolved = specialised->clone();
-    passes::inline_region(*dissolved, dissolved->node_list().front());
-    const std::vector<Tensor> inputs = verification::random_inputs(*specialised, 3);
-    CompileOptions options;
-    options.target = "cpu:" + std::string(cpu::to_string(cpu::detect_isa()));
-    const auto program = cpu_backend().compile(std::move(specialised), options);
-    const auto parts = cpu_backend().compile(std::move(dissolved), options);
-    const auto steps = program->steps(), expected = parts->steps();
-    ASSERT_EQ(steps.size(), 2u);
-    ASSERT_EQ(expected.size(), 2u);
-    for (size_t i = 0; i < 2; ++i) {
-        EXPECT_EQ(steps[i].name, expected[i].name);
-        EXPECT_EQ(steps[i].op, expected[i].op);
-        EXPECT_EQ(steps[i].implementation, expected[i].implementation);
-    }
-}
-
 TEST(Verification, CatchesAWrongRegion) {
     class Liar final : public Program {
       public:

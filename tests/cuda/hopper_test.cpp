@@ -2,9 +2,6 @@
 // every tactic compile within their stated resources and do hold those products. No GPU is needed, but NVRTC.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <map>
-
 #include "backends/cuda/compiler.hpp"
 #include "backends/cuda/implementation.hpp"
 #include "backends/cuda/kernels/gemm_wgmma_params.h"
@@ -31,10 +28,8 @@ struct Subject {
     }
     bool is_taken() const { return implementation().can_implement(*region, environment) == Refusal::none; }
     const Implementation& implementation() const {
-        const std::string kind = region->has_body() ? region->node().text("kind") : "";
-        return kind == "quantized"            ? families::kByteWgmma
-               : kind == "normalized_product" ? families::kNormalizedWgmma
-                                              : families::kWgmma;
+        const bool bytes = region->has_body() && region->node().text("kind") == "quantized";
+        return bytes ? families::kByteWgmma : families::kWgmma;
     }
     std::vector<Tactic> tactics() const { return implementation().tactics(*region, environment); }
     Formats formats() const {
@@ -68,16 +63,6 @@ std::string conv_text(int n, int c, int h, int w, int out, int kernel, int strid
            std::to_string(kernel) + ", " + std::to_string(kernel) + "] = dense<0> const %b : float32[" +
            std::to_string(out) + "] = dense<0> %c = Conv(%x, %w, %b) {pads = [" + p + ", " + p + ", " + p + ", " + p +
            "], strides = " + pair(stride) + ", dilations = " + pair(dilation) + "} %y = Relu(%c) output %y }";
-}
-
-/// Layer normalisation, product, bias; `rest` makes %y of %p.
-std::string normalized_text(int m, int n, int k, const std::string& rest, const std::string& attributes = "") {
-    const std::string rows = std::to_string(m), columns = std::to_string(n), depth = std::to_string(k);
-    return "graph \"g\" { input %x : float32[" + rows + ", " + depth + "] input %r : float32[" + rows + ", " + columns +
-           "] const %g : float32[" + depth + "] = dense<1> const %h : float32[" + depth +
-           "] = dense<2> const %w : float32[" + depth + ", " + columns + "] = dense<3> const %b : float32[" + columns +
-           "] = dense<4> %l = LayerNormalization(%x, %g, %h) {" + attributes +
-           "} %q = MatMul(%l, %w) %p = Add(%q, %b) " + rest + " output %y }";
 }
 
 // ---- Bytes ----------------------------------------------------------------------------------------------------------
@@ -142,90 +127,6 @@ TEST(Wgmma, TakesBytesThatTheCopyEngineCanFetch) {
     EXPECT_TRUE(Subject(byte_conv(2, 64, 14, 64, 3, 1, 0, kRelu)).is_taken());
     EXPECT_TRUE(Subject(byte_conv(2, 64, 14, 64, 1, 2, 131, kRelu)).is_taken());
     EXPECT_FALSE(Subject(byte_conv(2, 64, 14, 64, 3, 1, 131, kRelu)).is_taken());  // padding of zero bytes is no zeros
-}
-
-TEST(Wgmma, TakesNormalisedRowsThatTheCopyEngineCanFetch) {
-    const std::string gelu = "%y = Gelu(%p)", sum = "%y = Add(%p, %r)";
-    for (const std::string& text : {normalized_text(197, 2304, 768, gelu), normalized_text(31, 96, 200, sum)}) {
-        const Subject subject(text);
-        ASSERT_EQ(subject.region->node().text("kind"), "normalized_product");
-        EXPECT_TRUE(subject.is_taken());
-        // A block that has a part of K does not have its rows' moments.
-        for (const Tactic& tactic : subject.tactics()) EXPECT_EQ(tactic.name.find('k'), std::string::npos);
-        EXPECT_TRUE(families::kNormalizedWgmma.pays(*subject.region, subject.environment));
-    }
-    EXPECT_FALSE(Subject(normalized_text(197, 2304, 768, gelu), "sm_80").is_taken());
-    EXPECT_FALSE(Subject(normalized_text(197, 2304, 768, gelu), "sm_90a", DType::f32).is_taken());
-    EXPECT_FALSE(Subject(normalized_text(197, 2304, 100, gelu)).is_taken());  // rows of 200 bytes
-}
-
-// LN(x) W + b = deviation^-1 (x W' - mean s) + t, with what the kernel is given: a host's sums in place of the
-// kernel's.
-TEST(Wgmma, NormalisationIsInTheWeightsAndTheColumnsTerms) {
-    constexpr int64_t kRows = 5, kColumns = 16, kDepth = 24;
-    const std::string text = normalized_text(kRows, kColumns, kDepth, "%y = Gelu(%p)", "epsilon = 0.125");
-    for (const bool gemm : {false, true}) {
-        std::string spelled = text;
-        const auto respell = [&](std::string_view from, std::string_view to) {
-            spelled.replace(spelled.find(from), from.size(), to);
-        };
-        // Equal constants would be one.
-        std::string ones = "1.0";
-        for (int64_t k = 1; k < kDepth; ++k) ones += ", 1.0";
-        respell("dense<1>", "[" + ones + "]");
-        if (gemm) {
-            // Weights [n, k], a factor and a bias of its own, which are parts of the terms.
-            respell("const %w : float32[24, 16]", "const %w : float32[16, 24]");
-            respell("%q = MatMul(%l, %w) %p = Add(%q, %b)", "%p = Gemm(%l, %w, %b) {transB = 1, alpha = 0.5}");
-        }
-        Subject subject(spelled);
-        std::map<std::string, Tensor> named;
-        uint32_t seed = 1;
-        const auto fill = [&](Tensor& tensor, double offset) {
-            for (int64_t i = 0; i < tensor.size(); ++i) {
-                seed = seed * 1664525u + 1013904223u;
-                tensor.set_double(i, offset + (seed >> 8) * 0x1p-23 - 1);
-            }
-        };
-        for (Value* value : subject.region->node().inputs())
-            if (value->is_constant()) {
-                Tensor tensor(DType::f32, value->dims());
-                fill(tensor, value->name == "g" ? 1 : 0);
-                named[value->name] = tensor;
-                value->constant = std::make_shared<Tensor>(tensor);
-            }
-        Tensor x(DType::f32, {kRows, kDepth});
-        fill(x, 3);
-        const CudaKernel kernel = subject.compile(subject.tactics().front().name);
-        ASSERT_EQ(kernel.constants.size(), 2u);
-        const Tensor &weights = kernel.constants[0], &terms = kernel.constants[1];
-        ASSERT_EQ(weights.size(), kColumns * kDepth);
-        ASSERT_EQ(terms.size(), 2 * kColumns);
-        for (int64_t m = 0; m < kRows; ++m) {
-            double mean = 0, variance = 0;
-            for (int64_t k = 0; k < kDepth; ++k) mean += x.at_double(m * kDepth + k) / kDepth;
-            for (int64_t k = 0; k < kDepth; ++k) variance += std::pow(x.at_double(m * kDepth + k) - mean, 2) / kDepth;
-            const double scale = 1 / std::sqrt(variance + 0.125);
-            for (int64_t n = 0; n < kColumns; ++n) {
-                double sum = 0, expected = gemm ? named.at("b").at_double(n) : 0, rounded = 0;
-                for (int64_t k = 0; k < kDepth; ++k) {
-                    sum += x.at_double(m * kDepth + k) * weights.at_double(n * kDepth + k);
-                    const double w =
-                        (gemm ? 0.5 : 1) * named.at("w").at_double(gemm ? n * kDepth + k : k * kColumns + n);
-                    const double z = scale * (x.at_double(m * kDepth + k) - mean), g = named.at("g").at_double(k);
-                    expected += (g * z + named.at("h").at_double(k)) * w;
-                    rounded += std::fabs(g * z * w);
-                }
-                const double actual = scale * (sum - mean * terms.at_double(n)) + terms.at_double(kColumns + n);
-                // Weights are rounded to float16, the terms to float32.
-                EXPECT_NEAR(actual, expected, 0x1p-11 * rounded + 0x1p-20) << m << " " << n << " gemm " << gemm;
-            }
-        }
-        GemmWgmmaParams params;
-        std::memcpy(&params, kernel.launches[0].params.data(), sizeof(params));
-        EXPECT_EQ(params.k_inverse, 1.0f / kDepth);
-        EXPECT_EQ(params.epsilon, 0.125f);
-    }
 }
 
 // A step of 128 channels takes one load, and of fewer channels only what there is is multiplied.
@@ -326,13 +227,6 @@ void compile_all(const std::vector<std::string>& texts, DType storage, size_t ev
 
 TEST(Wgmma, ProductsCompile) {
     compile_all({kMlp, kResidual, product_text(3000, 1000, 520, "%y = Add(%p, %r)")}, DType::f16, 3);
-}
-
-TEST(Wgmma, ProductsOfNormalisedRowsCompile) {
-    compile_all({normalized_text(25216, 3072, 768, "%y = Gelu(%p)"), normalized_text(197, 2304, 768, "%y = Relu(%p)"),
-                 normalized_text(3000, 1000, 200, "%y = Add(%p, %r)")},
-                DType::f16, 2);
-    compile_all({normalized_text(197, 3072, 96, "%y = Gelu(%p)")}, DType::bf16, 3);
 }
 
 TEST(Wgmma, ConvolutionsCompile) {

@@ -264,22 +264,6 @@ std::vector<Case> mobile_cases() {
     return result;
 }
 
-// Of clusters, which are not emulated.
-std::vector<Case> cluster_cases() {
-    std::vector<Case> result;
-    for (const auto& [channels, hidden, size] :
-         {std::tuple(32, 8, 112), std::tuple(144, 6, 56), std::tuple(672, 28, 14), std::tuple(1152, 48, 7)})
-        result.push_back({fmt::format("pooled_excitation_{}", channels), "pooled_excitation",
-                          floats("x", fmt::format("2, {0}, {1}, {1}", channels, size)) +
-                              weights("w", fmt::format("{}, {}, 1, 1", hidden, channels)) +
-                              weights("b", std::to_string(hidden)) +
-                              weights("v", fmt::format("{}, {}, 1, 1", channels, hidden)) +
-                              "%s = GlobalAveragePool(%x)\n%h = Conv(%s, %w, %b)\n%r = Relu(%h)\n"
-                              "%g = Conv(%r, %v)\n%t = Sigmoid(%g)\n%y = Mul(%x, %t)\noutput %y\n",
-                          true, 90, true});
-    return result;
-}
-
 // First layers.
 std::vector<Case> stem_cases() {
     std::vector<Case> result;
@@ -403,7 +387,7 @@ TEST_P(RegionKernels, CompileWithinTheirBounds) {
     bool compiled = false;
     PackedStore packed;
     auto all = cases();
-    for (auto* more : {&mobile_cases, &stem_cases, &cluster_cases})
+    for (auto* more : {&mobile_cases, &stem_cases})
         for (Case& c : more()) all.push_back(std::move(c));
     for (const Case& c : all) {
         if (!arch.at_least(c.arch)) continue;

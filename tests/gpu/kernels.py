@@ -144,40 +144,6 @@ def excitation(images: int, channels: int, hidden: int, size: int) -> Case:
     return Case(name, nodes, {"x": shape}, shape, weights, channels, on_the_way=on_the_way)
 
 
-def normalized(m: int, n: int, k: int, tail: str = "", mean: float = 0, residual: bool = False) -> Case:
-    """A product of layer-normalised rows; the means of rows lie between 0 and `mean` deviations."""
-    nodes = [node("LayerNormalization", ["x", "g", "h"], ["l"]), node("MatMul", ["l", "w"], ["p"])]
-    inputs = {"x": [m, k]}
-    chain = [("Add", "b")] + [("Add", "r")] * residual + [(tail, "")] * bool(tail)
-    names = ["p", *(f"t{i}" for i in range(len(chain) - 1)), "y"]
-    for (op, operand), x, y in zip(chain, names, names[1:], strict=False):
-        nodes.append(node(op, [x, operand] if operand else [x], [y]))
-    if residual:
-        inputs["r"] = [m, n]
-
-    def on_the_way(feeds: dict, weights: dict, unit: float) -> np.ndarray:
-        """Six deviations of the sum where normalised rows or scaled weights are rounded, float32 that is multiplied as
-        tf32 likewise. Where they are not normalised before: what tensor cores cut off of sums with the mean in them,
-        at each of k additions, and of the moments (kernels/gemm_wgmma.cuh)."""
-        x, w = feeds["x"].astype(np.float64), weights["w"].astype(np.float64)
-        means, variances = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True) + 1e-5
-        z = (x - means) / np.sqrt(variances)
-        multiplied = 2.0**-10 if unit < 2.0**-11 else unit
-        error = 4 * multiplied * np.sqrt((np.abs(z * weights["g"]) + np.abs(weights["h"])) ** 2 @ w**2)
-        scaled = weights["g"][:, None] * w
-        sums = np.sqrt(x**2 / variances @ scaled**2)
-        error += 3 * k * 2.0**-23 * sums
-        of_means = np.abs(x).mean(axis=1, keepdims=True) / np.sqrt(variances) * np.abs(scaled.sum(axis=0))
-        error += 2.0**-19 * of_means + 2.0**-20 * (1 + means**2 / variances) * np.abs(z @ scaled)
-        return 1.13 * error
-
-    name = f"normalised {m}x{n}x{k} {tail}" + f" mean {mean:g}" * bool(mean) + " +" * residual
-    weights = {"g": (k,), "h": (k,), "w": (k, n), "b": (n,)}
-    case = Case(name, nodes, inputs, [m, n], weights, k, between=tuple(names[:-1]), on_the_way=on_the_way)
-    case.feeds["x"] += mean * np.arange(m)[:, None] / max(1, m - 1)
-    return case
-
-
 def borders(name: str, scale: str, zero: str) -> list[bytes]:
     """Q, DQ: %NAME to %NAMEd."""
     return [
@@ -343,12 +309,6 @@ def cases() -> list[Case]:
         gemm(130, 264, 96, "Tanh"),
         gemm(300, 21, 37, "Sigmoid"),
         gemm(513, 520, 1032),
-        normalized(1, 1000, 96),
-        normalized(37, 72, 200, mean=16),
-        normalized(197, 264, 768, "Gelu"),
-        normalized(261, 520, 96, "Relu", mean=16),
-        normalized(513, 264, 768, mean=4, residual=True),
-        normalized(2503, 1000, 200, "Gelu", mean=2),
         matmul(3, 70, 72, 40),
         matmul(2, 21, 33, 19),
         conv(2, 40, (11, 9), 72, 3),

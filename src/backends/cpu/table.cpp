@@ -98,8 +98,7 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     if (region.has_body() && region.node().text("kind") == "conv_chain") return kChains;
     if (region.has_body() && region.node().text("kind") == "attention") return kSlicedAttention;
     if (region.has_body() && region.node().text("kind") == "reduction") return kReductions;
-    if (region.has_body() && region.node().text("kind").ends_with("excitation")) return kNone;
-    if (region.has_body() && region.node().text("kind") == "normalized_product") return kNone;
+    if (region.has_body() && region.node().text("kind") == "excitation") return kNone;
     if (region.has_body() && region.node().text("kind") == "quantized") {
         const auto quantized = QuantizedRegion::read(region);
         return quantized ? find(kQuantizedRows, quantized->inner()).value_or(kQuantizedOthers) : kNone;

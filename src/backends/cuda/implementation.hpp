@@ -91,13 +91,13 @@ std::string_view short_name(DType dtype);
 
 // One list a family; table.cpp joins them by op name. A family's file defines its rows here as it lands.
 namespace families {
-extern const Implementation kAttention, kAttentionSimt, kDepthwise, kConvStem, kConvChain, kExcitation, kPooledExcitation;
+extern const Implementation kAttention, kAttentionSimt, kDepthwise, kConvStem, kConvChain, kExcitation;
 extern const Implementation kPointwise;
 extern const Implementation kSoftmax, kLogSoftmax, kLayerNorm, kRmsNorm, kByteNorm, kGroupNorm;
 extern const Implementation kReduce, kPool, kResize;
 extern const Implementation kTranspose, kConcat, kSplit, kSlice, kExpand, kPad, kGather;
 extern const Implementation kReference;
-extern const Implementation kWgmma, kMma, kNormalizedWgmma, kByteWgmma, kByteMma, kConvSimt;
+extern const Implementation kWgmma, kMma, kByteWgmma, kByteMma, kConvSimt;
 }  // namespace families
 
 }  // namespace planish::cuda

@@ -68,8 +68,6 @@ constexpr Row kRows[] = {
 constexpr const Implementation* kSlicedAttention[] = {&kAttention, &kAttentionSimt};
 constexpr const Implementation* kChains[] = {&kConvChain};
 constexpr const Implementation* kExcitations[] = {&kExcitation};
-constexpr const Implementation* kPooledExcitations[] = {&kPooledExcitation};
-constexpr const Implementation* kNormalizedProducts[] = {&kNormalizedWgmma};
 constexpr const Implementation* kByteProducts[] = {&kByteWgmma, &kByteMma};
 constexpr const Implementation* kByteNorms[] = {&kByteNorm};
 constexpr const Implementation* kByteOthers[] = {&kPointwise};
@@ -82,8 +80,6 @@ std::span<const Implementation* const> implementations(const RegionView& region)
     if (kind == "attention") return kSlicedAttention;
     if (kind == "conv_chain") return kChains;
     if (kind == "excitation") return kExcitations;
-    if (kind == "pooled_excitation") return kPooledExcitations;
-    if (kind == "normalized_product") return kNormalizedProducts;
     if (kind == "quantized") {
         const auto quantized = QuantizedRegion::read(region);
         if (!quantized) return {};

@@ -1,5 +1,4 @@
-// The convolutions of squeeze-and-excitation blocks and the product with the image: kernels/excitation.cuh; on Hopper
-// with the pool before them: kernels/pooled_excitation.cuh.
+// The convolutions of squeeze-and-excitation blocks and the product with the image: kernels/excitation.cuh.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,7 +11,6 @@ namespace {
 
 constexpr int kMostUnits = 8;
 constexpr int64_t kMostHidden = 256, kMostChannels = 4096;  // what a block's shared memory and registers take
-constexpr int64_t kMostBlocks = 8;                          // of a cluster that every GPU runs
 
 /// One of the two convolutions. Inputs are the region's.
 struct Layer {
@@ -87,58 +85,15 @@ bool pays(const RegionView& region, const Environment& environment) {
     return blocks * byte_size(environment.storage, s.channels * s.out_channels) <= int64_t{8} << 20;
 }
 
-Formats formats_of(const Excitation& e, const RegionView& region, std::span<const Format> available,
-                   const Environment& environment) {
+Formats formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
     Formats formats = plain_formats(region, available, environment);
+    const Excitation e = *read(region, environment);
     formats.inputs[static_cast<size_t>(e.image)].layout = Layout::channels_last;
     formats.outputs[0].layout = Layout::channels_last;
     for (const Layer* layer : {&e.first, &e.second})
         for (const int operand : layer->operands)
             formats.inputs[static_cast<size_t>(operand)] = {Layout::plain, DType::f32};
     return formats;
-}
-
-Formats formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
-    return formats_of(*read(region, environment), region, available, environment);
-}
-
-/// What the kernels' translation units have in common; `traits`: the rest of their traits.
-std::string source_of(const Excitation& e, const KernelSpec& spec, DType dtype, std::string_view function,
-                      const std::string& traits, int cluster = 1) {
-    return fmt::format(
-        "#include \"planish/{0}.cuh\"\n#include \"planish/math.cuh\"\n{1}{2}"
-        "struct Traits {{\n"
-        "    using T = {3};\n"
-        "    using First = first::Epilogue;\n"
-        "    using Second = second::Epilogue;\n"
-        "    static constexpr int kChannels = {4}, kHidden = {5}, kThreads = {6};\n"
-        "{7}}};\n"
-        "extern \"C\" __global__ void {8}__launch_bounds__({6}) {9}(const __grid_constant__ planish::ExcitationParams "
-        "p) "
-        "{{\n    planish::{0}<Traits>(p);\n}}\n",
-        function, e.first.epilogue.in_namespace("first"), e.second.epilogue.in_namespace("second"), memory_type(dtype),
-        e.first.shape.channels, e.first.shape.out_channels, spec.threads, traits,
-        cluster > 1 ? fmt::format("__cluster_dims__({}, 1, 1) ", cluster) : "", spec.name);
-}
-
-CudaKernel kernel_of(const Excitation& e, Launch launch, const RegionView& region) {
-    CudaKernel kernel;
-    kernel.name = launch.spec.name;
-    kernel.flops = 4 * e.first.shape.n * e.first.shape.channels * e.first.shape.out_channels +
-                   element_count(region.output().dims());
-    launch.pdl = true;
-    if (e.first.carried >= 0) launch.bind(offsetof(ExcitationParams, means), input(e.first.carried));
-    launch.bind(offsetof(ExcitationParams, first), input(e.first.weights))
-        .bind(offsetof(ExcitationParams, second), input(e.second.weights))
-        .bind(offsetof(ExcitationParams, image), input(e.image))
-        .bind(offsetof(ExcitationParams, output), output());
-    for (size_t i = 0; i < e.first.operands.size(); ++i)
-        launch.bind(offsetof(ExcitationParams, first_operands) + i * sizeof(void*), input(e.first.operands[i]));
-    for (size_t i = 0; i < e.second.operands.size(); ++i)
-        launch.bind(offsetof(ExcitationParams, second_operands) + i * sizeof(void*), input(e.second.operands[i]));
-    kernel.launches.push_back(std::move(launch));
-    kernel.in_place = {e.image};
-    return kernel;
 }
 
 CudaKernel compile(const RegionView& region, const Formats& formats, std::string_view, const Environment& environment) {
@@ -160,103 +115,46 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     spec.name = fmt::format("excitation_{}_c{}h{}u{}", short_name(dtype), s.channels, s.out_channels, units);
     spec.threads = threads;
     spec.max_registers = dtype == DType::f32 ? 168 : 128;
-    spec.source =
-        source_of(e, spec, dtype, "excitation", fmt::format("    static constexpr int kUnits = {};\n", units));
-    return kernel_of(
-        e,
+    spec.source = fmt::format(
+        "#include \"planish/excitation.cuh\"\n#include \"planish/math.cuh\"\n{}{}"
+        "struct Traits {{\n"
+        "    using T = {};\n"
+        "    using First = first::Epilogue;\n"
+        "    using Second = second::Epilogue;\n"
+        "    static constexpr int kChannels = {}, kHidden = {}, kUnits = {}, kThreads = {};\n"
+        "}};\n"
+        "extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ planish::ExcitationParams p) "
+        "{{\n    planish::excitation<Traits>(p);\n}}\n",
+        e.first.epilogue.in_namespace("first"), e.second.epilogue.in_namespace("second"), memory_type(dtype),
+        s.channels, s.out_channels, units, threads, threads, spec.name);
+
+    CudaKernel kernel;
+    kernel.name = spec.name;
+    kernel.flops = 4 * s.n * s.channels * s.out_channels + element_count(dims);
+    Launch launch =
         make_launch(std::move(spec),
                     {static_cast<unsigned>(blocks), static_cast<unsigned>(divide_up(p.pixels, p.pixels_per_block)),
                      static_cast<unsigned>(s.n)},
-                    p),
-        region);
-}
-
-// ---- With the pool --------------------------------------------------------------------------------------------------
-
-/// As passes/chain_excitations.cpp makes it: the pool and a region as above.
-std::optional<Excitation> read_pooled(const RegionView& region, const Environment& environment) {
-    const Node &pool = *region.body().nodes().front(), &node = *region.body().nodes().back();
-    auto e = read(RegionView(node, &region), environment);
-    if (!e || node.input(e->first.carried) != pool.output()) return std::nullopt;
-    const auto outer = [&](int& input) { return (input = region.input_index(node.input(input))) >= 0; };
-    bool known = outer(e->image) && pool.input(0) == region.body().inputs()[static_cast<size_t>(e->image)];
-    for (Layer* layer : {&e->first, &e->second}) {
-        known = known && outer(layer->weights);
-        for (int& operand : layer->operands) known = known && outer(operand);
-    }
-    e->first.carried = -1;
-    return known ? e : std::nullopt;
-}
-
-/// The blocks of an image, their threads and shared memory: mirrors PooledExcitation.
-struct Cluster {
-    int64_t blocks = 0, threads = 0, shared = 0;
-};
-std::optional<Cluster> cluster_of(const Excitation& e, const RegionView& region, const Environment& environment) {
-    const ConvShape& s = e.first.shape;
-    const int64_t vector = vector_of(environment), element = byte_size(environment.storage, 1);
-    if (s.channels % vector != 0) return std::nullopt;
-    const Dims dims = region.output().dims();
-    Cluster c;
-    for (c.blocks = kMostBlocks; s.channels / vector % c.blocks != 0;) --c.blocks;
-    const int64_t own = s.channels / c.blocks, units = own / vector, pixels = dims[2] * dims[3];
-    c.threads = std::clamp<int64_t>(divide_up(pixels * units, 256) * 32, 128, 512);
-    const int64_t lanes = c.threads / units;
-    c.shared = pixels * units * 16 + 2 * s.out_channels * own * element + divide_up(lanes * (own + 1), 4) * 16 +
-               8 * (own + s.out_channels);
-    if (lanes == 0 || c.blocks == 1 || c.shared > environment.device.shared_per_block) return std::nullopt;
-    return c;
-}
-
-Refusal can_implement_pooled(const RegionView& region, const Environment& environment) {
-    if (!environment.arch.is_hopper()) return Refusal::isa_missing;
-    const auto e = read_pooled(region, environment);
-    if (!e) return Refusal::post_op_not_handled;
-    return cluster_of(*e, region, environment) ? Refusal::none : Refusal::shape_not_handled;
-}
-
-/// A block that has a multiprocessor for itself loads, then stores; with two of them one loads while the other stores.
-bool pooled_pays(const RegionView& region, const Environment& environment) {
-    const Excitation e = *read_pooled(region, environment);
-    const Cluster c = *cluster_of(e, region, environment);
-    return 2 * c.shared <= environment.device.shared_per_block ||
-           e.first.shape.n * c.blocks <= environment.device.multiprocessors;
-}
-
-Formats pooled_formats(const RegionView& region, std::span<const Format> available, const Environment& environment) {
-    return formats_of(*read_pooled(region, environment), region, available, environment);
-}
-
-CudaKernel compile_pooled(const RegionView& region, const Formats& formats, std::string_view,
-                          const Environment& environment) {
-    const Excitation e = *read_pooled(region, environment);
-    const Cluster c = *cluster_of(e, region, environment);
-    const ConvShape& s = e.first.shape;
-    const DType dtype = formats.outputs[0].dtype;
-    const Dims dims = region.output().dims();
-
-    ExcitationParams p{};
-    p.pixels = static_cast<int>(dims[2] * dims[3]);
-    KernelSpec spec;
-    spec.name = fmt::format("pooled_excitation_{}_c{}h{}p{}x{}", short_name(dtype), s.channels, s.out_channels,
-                            p.pixels, c.blocks);
-    spec.threads = static_cast<int>(c.threads);
-    spec.shared_bytes = static_cast<int>(c.shared);
-    spec.cluster = static_cast<int>(c.blocks);
-    spec.max_registers = 128;
-    spec.source = source_of(e, spec, dtype, "pooled_excitation",
-                            fmt::format("    static constexpr int kPixels = {}, kBlocks = {};\n", p.pixels, c.blocks),
-                            spec.cluster);
-    spec.source += fmt::format("static_assert(planish::PooledExcitation<Traits>::kShared == {});\n", c.shared);
-    return kernel_of(e, make_launch(std::move(spec), {static_cast<unsigned>(c.blocks * s.n), 1, 1}, p), region);
+                    p);
+    launch.pdl = true;
+    launch.bind(offsetof(ExcitationParams, means), input(e.first.carried))
+        .bind(offsetof(ExcitationParams, first), input(e.first.weights))
+        .bind(offsetof(ExcitationParams, second), input(e.second.weights))
+        .bind(offsetof(ExcitationParams, image), input(e.image))
+        .bind(offsetof(ExcitationParams, output), output());
+    for (size_t i = 0; i < e.first.operands.size(); ++i)
+        launch.bind(offsetof(ExcitationParams, first_operands) + i * sizeof(void*), input(e.first.operands[i]));
+    for (size_t i = 0; i < e.second.operands.size(); ++i)
+        launch.bind(offsetof(ExcitationParams, second_operands) + i * sizeof(void*), input(e.second.operands[i]));
+    kernel.launches.push_back(std::move(launch));
+    kernel.in_place = {e.image};
+    return kernel;
 }
 
 }  // namespace
 
 namespace families {
 const Implementation kExcitation{"excitation", can_implement, formats, compile, nullptr, pays};
-const Implementation kPooledExcitation{
-    "pooled_excitation", can_implement_pooled, pooled_formats, compile_pooled, nullptr, pooled_pays};
 }  // namespace families
 
 }  // namespace planish::cuda

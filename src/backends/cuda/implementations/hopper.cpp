@@ -1,9 +1,8 @@
-// Matrix products and convolutions of float16, bfloat16 and of quantised regions' bytes, and products of
-// layer-normalised rows, on Hopper's warpgroup products: kernels/gemm_wgmma.cuh.
+// Matrix products and convolutions of float16, bfloat16 and of quantised regions' bytes on Hopper's warpgroup products:
+// kernels/gemm_wgmma.cuh.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "backends/cuda/implementations/product.hpp"
 #include "backends/cuda/kernels/gemm_wgmma_params.h"
@@ -58,14 +57,8 @@ bool is_padded(const Product::Gather& gather) {
     return false;
 }
 
-bool is_normalized(const RegionView& region) {
-    return region.has_body() && region.node().text("kind") == "normalized_product";
-}
-
 std::optional<Product> read_problem(const RegionView& region) {
-    auto p = is_of_bytes(region)     ? read_product_of_bytes(region)
-             : is_normalized(region) ? read_normalized_product(region)
-                                     : read_product(region);
+    auto p = is_of_bytes(region) ? read_product_of_bytes(region) : read_product(region);
     // The copy engine wants rows of whole 16 bytes and 32-bit coordinates.
     if (!p || !p->constant || p->batches() != 1 || p->a_k != 1 || channels_of(*p) * element_bytes(*p) % 16 != 0 ||
         p->n % unit_of(*p) != 0)
@@ -77,9 +70,7 @@ std::optional<Product> read_problem(const RegionView& region) {
 }
 
 std::optional<EpilogueCode> epilogue_of(const RegionView& region, const Product& p, const Environment& environment) {
-    return p.bytes           ? byte_epilogue(region, p, environment)
-           : p.normalization ? normalized_epilogue(region, p, environment)
-                             : product_epilogue(region, p, environment);
+    return p.bytes ? byte_epilogue(region, p, environment) : product_epilogue(region, p, environment);
 }
 
 /// Whether rows of A are gathered, and not those of a matrix already.
@@ -104,14 +95,6 @@ Refusal can_multiply_bytes(const RegionView& region, const Environment& environm
     if (!problem) return Refusal::shape_not_handled;
     if (!problem->bytes->result && environment.storage != DType::f16 && environment.storage != DType::bf16)
         return Refusal::dtype_not_handled;
-    return epilogue_of(region, *problem, environment) ? Refusal::none : Refusal::post_op_not_handled;
-}
-
-Refusal can_multiply_normalized(const RegionView& region, const Environment& environment) {
-    if (!environment.arch.is_hopper()) return Refusal::isa_missing;
-    if (environment.storage != DType::f16 && environment.storage != DType::bf16) return Refusal::dtype_not_handled;
-    const auto problem = read_problem(region);
-    if (!problem) return Refusal::shape_not_handled;
     return epilogue_of(region, *problem, environment) ? Refusal::none : Refusal::post_op_not_handled;
 }
 
@@ -167,9 +150,7 @@ double estimate(const Tile& tile, const Product& p, const EpilogueCode& epilogue
     constexpr double kCopyRate = 44;
     const double rate = 4096 / static_cast<double>(element_bytes(p));
     const double multiplied = static_cast<double>(step_of(p) * products_of(p)) / 4;
-    double products = tile.m * tile.n * multiplied / rate / (tile.n >= 128 ? 0.92 : tile.n == 64 ? 0.7 : 0.45);
-    // Each of the four schedulers has a quarter of the rows, 16 at a time, which take its tensor core about 50 clocks.
-    if (p.normalization) products += tile.m / 64.0 * 50;
+    const double products = tile.m * tile.n * multiplied / rate / (tile.n >= 128 ? 0.92 : tile.n == 64 ? 0.7 : 0.45);
     const double copies = 128.0 * (tile.m + static_cast<double>(tile.n) / tile.cluster_m) / kCopyRate;
     // Blocks that share copies wait for one another.
     const double step = std::max(products, copies) * (tile.cluster_m > 1 ? 1.1 : 1);
@@ -202,10 +183,10 @@ std::vector<Tile> tiles(const Product& p, const Environment& environment) {
         if (p.m > tile.m / 2 && p.n > tile.n / 2) add(tile);
     for (Tile tile : kSmall) {
         if (p.n <= tile.n / 2 && tile.n > 32) continue;
-        // More blocks than multiprocessors do not run together. With a part of K, a block has a part of rows' moments.
+        // More blocks than multiprocessors do not run together.
         const int64_t count = divide_up(p.m, tile.m) * divide_up(p.n, tile.n);
         for (const int split : {1, 2, 4, 8}) {
-            if (split > 1 && (environment.batch_invariant || p.normalization || steps_of(p) < split ||
+            if (split > 1 && (environment.batch_invariant || steps_of(p) < split ||
                               count * split > 2 * int64_t{environment.device.multiprocessors}))
                 continue;
             tile.split = split;
@@ -213,23 +194,6 @@ std::vector<Tile> tiles(const Product& p, const Environment& environment) {
         }
     }
     return result;
-}
-
-/// Whether the rows' moments in every block cost less than a kernel that normalises the rows before the product.
-bool saves_a_kernel(const RegionView& region, const Environment& environment) {
-    Product p = *read_problem(region);
-    const EpilogueCode epilogue = *epilogue_of(region, p, environment);
-    const auto best = [&] {
-        double seconds = std::numeric_limits<double>::infinity();
-        for (const Tile& tile : tiles(p, environment))
-            seconds = std::min(seconds, estimate(tile, p, epilogue, environment));
-        return seconds;
-    };
-    const double normalized = best();
-    p.normalization.reset();
-    constexpr double kKernel = 2e-6;
-    const double bytes = 4 * static_cast<double>(p.m * p.k), bandwidth = environment.device.bandwidth;
-    return normalized < best() + std::max(kKernel, bytes / (0.85 * bandwidth));
 }
 
 std::vector<Tactic> product_tactics(const RegionView& region, const Environment& environment) {
@@ -302,7 +266,7 @@ std::string kernel_source(const Tile& tile, const Product& p, const EpilogueCode
                "    using Element = {};\n    using Output = {};\n"
                "    static constexpr int kTileM = {}, kTileN = {}, kStages = {}, kConsumers = {};\n"
                "    static constexpr int kProducts = {};\n"
-               "    static constexpr bool kPingPong = {}, kConvolution = {}, kNormalized = {};\n"
+               "    static constexpr bool kPingPong = {}, kConvolution = {};\n"
                "    static constexpr int kClusterM = {}, kClusterN = 1, kSplitK = {}, kChunks = {};\n"
                "}};\n"
                "static_assert(planish::GemmWgmma<Config, Epilogue>::kShared == {});\n"
@@ -310,7 +274,7 @@ std::string kernel_source(const Tile& tile, const Product& p, const EpilogueCode
                "{}(const __grid_constant__ planish::GemmWgmmaParams p) {{\n"
                "    planish::gemm_wgmma<Config, Epilogue>(p);\n}}\n",
                element_type(element), element_type(out), tile.m, tile.n, tile.stages, tile.consumers, products_of(p),
-               tile.ping_pong, gathers(p), p.normalization.has_value(), tile.cluster_m, tile.split, tile.chunks,
+               tile.ping_pong, gathers(p), tile.cluster_m, tile.split, tile.chunks,
                tile.shared_bytes(static_cast<int>(unit_of(p))), tile.cluster(), tile.threads(), name);
 }
 
@@ -323,10 +287,6 @@ GemmWgmmaParams make_params(const Tile& tile, const Product& p) {
     params.tiles_n = static_cast<int>(divide_up(p.n, tile.n));
     params.group = 8;
     params.constant_weights = 1;
-    if (p.normalization) {
-        params.k_inverse = 1 / static_cast<float>(p.k);
-        params.epsilon = static_cast<float>(p.normalization->epsilon);
-    }
     params.channel_steps = static_cast<int>(divide_up(channels_of(p), step_of(p)));
     if (gathers(p)) {
         const ImageWindow& w = p.gather->window;
@@ -355,8 +315,7 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
     const Tile tile = choice != choices.end() ? *choice : choices.front();
 
     KernelSpec spec;
-    spec.name = fmt::format("{}{}_{}_wgmma_{}", p.normalization ? "norm_" : "", gathers(p) ? "conv" : "gemm",
-                            short_name(element), tile.name());
+    spec.name = fmt::format("{}_{}_wgmma_{}", gathers(p) ? "conv" : "gemm", short_name(element), tile.name());
     spec.source = kernel_source(tile, p, epilogue, element, out, spec.name);
     spec.threads = tile.threads();
     spec.shared_bytes = tile.shared_bytes(unit);
@@ -388,8 +347,6 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
         .bind(offsetof(GemmWgmmaParams, output), output());
     bind_epilogue(kernel, launch, offsetof(GemmWgmmaParams, operands), epilogue, {p.a});
     if (p.bytes) bind_columns(kernel, launch, offsetof(GemmWgmmaParams, operands), p);
-    if (p.normalization)
-        bind_normalization(kernel, launch, offsetof(GemmWgmmaParams, operands), p, packed, environment);
     const auto residual = std::find_if(epilogue.operands.begin(), epilogue.operands.end(),
                                        [](const auto& operand) { return !operand.channel; });
     if (residual != epilogue.operands.end())
@@ -402,8 +359,6 @@ CudaKernel compile(const RegionView& region, const Formats& formats, std::string
 
 namespace families {
 const Implementation kWgmma{"wgmma", can_multiply, product_formats, compile, product_tactics};
-const Implementation kNormalizedWgmma{"wgmma_norm", can_multiply_normalized, product_formats,
-                                      compile,      product_tactics,         saves_a_kernel};
 const Implementation kByteWgmma{"wgmma_u8", can_multiply_bytes, product_formats, compile, product_tactics};
 }  // namespace families
 

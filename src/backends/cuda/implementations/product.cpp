@@ -7,8 +7,6 @@
 #include <limits>
 #include <numeric>
 
-#include "base/hash.hpp"
-
 namespace planish::cuda {
 namespace {
 
@@ -135,19 +133,16 @@ Tensor ordered(const Tensor& weights, const Product& p, const WeightOrder& order
     const int64_t stride_n = transposed ? taps : p.gather ? channels * taps : p.b_n;
     const int64_t stride_channel = transposed ? p.n * taps : p.gather ? taps : p.b_k;
     const int64_t to_n = order.k_inner ? depth : 1, to_k = order.k_inner ? 1 : p.n;
-    const float* scale = p.normalization ? p.normalization->scale->data<float>().data() : nullptr;
     for (int64_t i = 0; i < batch; ++i)
         for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t c = 0; c < channels; ++c) {
-                const float by = scale != nullptr ? factor * scale[c] : factor;
+            for (int64_t c = 0; c < channels; ++c)
                 for (int64_t n = 0; n < p.n; ++n) {
                     const int64_t place = order.fours ? n / 16 * 16 + n / 2 % 2 * 8 + n % 16 / 4 * 2 + n % 2 : n;
                     const float x =
-                        by * from[static_cast<size_t>(i * p.k * p.n + n * stride_n + c * stride_channel + tap)];
+                        factor * from[static_cast<size_t>(i * p.k * p.n + n * stride_n + c * stride_channel + tap)];
                     to[static_cast<size_t>(i * depth * p.n + place * to_n + (tap * channels + c) * to_k)] =
                         order.tf32 ? round_to_tf32(x) : x;
                 }
-            }
     return stored(packed, {Layout::plain, dtype});
 }
 
@@ -218,14 +213,9 @@ Refusal check_product(const RegionView& region) {
 int add_weights(CudaKernel& kernel, const Product& product, const WeightOrder& order, DType dtype,
                 const Environment& environment) {
     const std::string_view kind = !product.gather ? "matrix" : product.gather->transposed ? "transposed" : "conv";
-    std::string key = fmt::format("cuda {} {} {}{}{} {} {} groups={} b_n={}", order.k_inner ? "nk" : "kn", order.k,
-                                  short_name(dtype), order.tf32 ? " tf32" : "", order.fours ? " fours" : "",
-                                  order.factor, kind, product.groups(), product.b_n);
-    if (product.normalization) {
-        const Tensor& scale = *product.normalization->scale;
-        const std::span bytes(static_cast<const std::byte*>(scale.raw()), static_cast<size_t>(scale.bytes()));
-        key += " scaled by " + hash128(bytes).to_hex();
-    }
+    const std::string key = fmt::format("cuda {} {} {}{}{} {} {} groups={} b_n={}", order.k_inner ? "nk" : "kn",
+                                        order.k, short_name(dtype), order.tf32 ? " tf32" : "",
+                                        order.fours ? " fours" : "", order.factor, kind, product.groups(), product.b_n);
     kernel.consumed.push_back(product.b);
     return kernel.add_constant(environment.packed->get(
         product.weights, key, [&] { return ordered(*product.weights, product, order, dtype); }));

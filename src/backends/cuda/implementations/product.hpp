@@ -25,19 +25,6 @@ struct Bytes {
     std::shared_ptr<const Tensor> bias;  ///< likewise; null: none
 };
 
-/// A layer normalisation of A's rows that is a part of the product, with W = diag(scale) B and the sums s of W's
-/// columns:
-///
-///   LN(A) B = rstd[m] * (A W - mean[m] * s) + shift B
-///
-/// W is what is packed, and s is of the rounded W, so that what a row's mean adds to its sums cancels.
-struct Normalization {
-    std::shared_ptr<const Tensor> scale, shift;  ///< shift null: none
-    double epsilon = 0;
-    std::vector<int> consumed;           ///< inputs of the region that are part of W or of the columns' terms
-    std::shared_ptr<const Tensor> bias;  ///< likewise; null: none
-};
-
 struct Product {
     /// A convolution's rows of A; [0] is the height, [1] the width.
     struct Gather {
@@ -63,7 +50,6 @@ struct Product {
     int64_t a_row = 0, a_k = 1, b_k = 0, b_n = 1;  ///< strides in elements of matrices
     double alpha = 1;
     std::optional<Bytes> bytes;  ///< of a quantised region; alpha and a constant bias are parts of the columns' terms
-    std::optional<Normalization> normalization;  ///< likewise
 
     int64_t batches() const;
     int64_t groups() const { return gather ? batches() : 1; }
@@ -101,20 +87,6 @@ Refusal check_arch(const Product& product, const Arch& arch);
 
 /// Binds the columns' scales and shifts to the first two of the epilogue's operands, at `offset`.
 void bind_columns(CudaKernel& kernel, Launch& launch, size_t offset, const Product& product);
-
-/// As read_product(), of a region of kind "normalized_product" (passes/fuse_layer_norms.cpp): indices are those of its
-/// inputs. nullopt also where not all of the weights, scale and shift are constants of float32.
-std::optional<Product> read_normalized_product(const RegionView& region);
-
-/// That of a normalised product. Its first two operands are constants of the columns, see bind_normalization(): the
-/// kernel uses up the first one, and the second is added to what it makes of its sums.
-std::optional<EpilogueCode> normalized_epilogue(const RegionView& region, const Product& product,
-                                                const Environment& environment);
-
-/// Binds the sums s and the terms of shift and bias to the first two of the epilogue's operands, at `offset`. `weights`
-/// is what add_weights() gave, [n, k].
-void bind_normalization(CudaKernel& kernel, Launch& launch, size_t offset, const Product& product, int weights,
-                        const Environment& environment);
 
 /// Why no kernel multiplies the region, whatever its size: another op or type, or a convolution's weights vary.
 Refusal check_product(const RegionView& region);

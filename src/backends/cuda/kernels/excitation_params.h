@@ -6,7 +6,7 @@ namespace planish {
 constexpr int kExcitationOperands = 8;
 
 struct ExcitationParams {
-    const void* means;                                 // T [n, channels]; null: the kernel takes them itself
+    const void* means;                                 // T [n, channels]
     const void* first;                                 // T [hidden, channels]
     const void* second;                                // T [channels, hidden]
     const void* image;                                 // T [n, pixels, channels]

@@ -13,8 +13,6 @@
 //       static constexpr int kSplitK;           // blocks of a cluster that share one tile's K, summed in order
 //       static constexpr int kChunks;           // buffers of a consumer's epilogue
 //       static constexpr bool kConvolution;
-//       static constexpr bool kNormalized;      // y = (x - mean * operand 0) / deviation of A's row goes to the
-//       epilogue
 //   };
 //
 // A block is the consumers, a warp that loads stages, and a warp that loads the epilogue's residual tensor; beside two
@@ -38,15 +36,6 @@ constexpr __device__ int first_tensor_operand() {
     }
     return -1;
 }
-
-/// Of a lane's rows of sums: first what adds up to their moments, then those.
-template <bool kUsed, int kBlocks>
-struct RowMoments {};
-template <int kBlocks>
-struct RowMoments<true, kBlocks> {
-    float step[kBlocks][2][4];  // of the last step: see add_moments()
-    float mean[kBlocks][2] = {}, scale[kBlocks][2] = {};
-};
 
 template <class Config, class Epilogue>
 struct GemmWgmma {
@@ -78,8 +67,6 @@ struct GemmWgmma {
     static_assert(!Config::kConvolution || kClusterN == 1);
     static_assert(kTileN % kClusterM == 0 && kTileN / kClusterM % 8 == 0 && kTileM / kClusterN % 8 == 0);
     static_assert(Config::kChunks >= 2);
-    static constexpr bool kNormalized = Config::kNormalized;
-    static_assert(!kNormalized || (kSplitK == 1 && !Config::kConvolution && sizeof(T) == 2));
 
     /// The epilogue's first tensor operand comes through shared memory, the others are read where they are needed.
     static constexpr int kResidual = kSplitK > 1 ? -1 : first_tensor_operand<Epilogue>();
@@ -274,72 +261,7 @@ struct GemmWgmma {
         }
     }
 
-    // Moments of A's rows. They are sums of products, too, and mma.sync has them where the accumulators have their
-    // rows: the fragment of eight rows as B is two registers of the fragment of the same rows as A, whose other eight
-    // rows are ones. Of these eight rows by eight columns the diagonal is the rows' sums of squares, and a line of ones
-    // times rows is their sums:
-    //
-    //   lane l:  c[0], c[1]: row l / 4 times rows 2 (l % 4) and the next;  c[2], c[3]: sums of these two rows
-    //
-    // Products are exact and each step's sums begin at zero, so that what tensor cores cut off is in proportion to a
-    // step; steps are added in float32. E[x^2] - mean^2 then has a relative error of about 2^-19 (1 + mean^2 /
-    // variance), and the result half of it: less than it is rounded by to 16 bits as long as a mean is below 2^4
-    // deviations, half a percent at 2^6. The mean itself cancels in the difference from its column's sum, like any term
-    // of a sum.
-    using Moments = RowMoments<kNormalized, kBlocksM>;
-
-    /// The step whose products are under way, `a` its rows of this consumer.
-    __device__ void add_step(Moments& moments, unsigned a) const {
-        // As for ldmatrix_x4 of 16 rows and 32 bytes.
-        const int own = swizzled<128>((16 * (warp % 4) + (lane & 15)) * 128 + (lane >> 4) * 16);
-        const unsigned ones = pack2<T>(1.0f, 1.0f);
-#pragma unroll
-        for (int m = 0; m < kBlocksM; ++m) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) moments.step[m][half][i] = 0;
-#pragma unroll
-            for (int k = 0; k < Config::kProducts; ++k) {
-                unsigned rows[4];
-                ldmatrix_x4(rows, a + m * (64 * 128) + (own ^ 32 * k));
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const unsigned with_ones[4] = {rows[half], ones, rows[2 + half], ones};
-                    mma_m16n8k16<T>(moments.step[m][half], with_ones, rows[half], rows[2 + half]);
-                }
-            }
-        }
-        __syncwarp();  // all lanes have read when one of them says so
-    }
-    /// Of lanes l with l / 8 = l % 4 alone are the sums those of their row.
-    __device__ void add_moments(Moments& moments) const {
-        const bool odd = lane >> 2 & 1;
-#pragma unroll
-        for (int m = 0; m < kBlocksM; ++m) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const float(&c)[4] = moments.step[m][half];
-                moments.scale[m][half] += odd ? c[1] : c[0];
-                moments.mean[m][half] += odd ? c[3] : c[2];
-            }
-        }
-    }
-    __device__ void finish_moments(Moments& moments) const {
-        const int from = (lane & 28) | lane >> 3;
-#pragma unroll
-        for (int m = 0; m < kBlocksM; ++m) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const float mean = __shfl_sync(0xffffffff, moments.mean[m][half], from) * p.k_inverse;
-                const float square = __shfl_sync(0xffffffff, moments.scale[m][half], from) * p.k_inverse;
-                moments.mean[m][half] = mean;
-                moments.scale[m][half] = rsqrtf(fmaxf(fmaf(-mean, mean, square), 0.0f) + p.epsilon);
-            }
-        }
-    }
-
-    __device__ void multiply(Accumulators& sums, Moments& moments, int& iteration, int steps, int group) const {
+    __device__ void multiply(Accumulators& sums, int& iteration, int steps, int group) const {
         const int first_row = kPingPong ? 0 : group * kRows;
         for (int i = 0; i < steps; ++i, ++iteration) {
             const int stage = iteration % kStages;
@@ -357,18 +279,9 @@ struct GemmWgmma {
             // Once this consumer has seen all of its stages, the other may look for its own: a barrier's parity tells
             // only two phases apart.
             if (kPingPong && i == steps - 1 && lane == 0) barrier_arrive(turn(group ^ 1));
-            if constexpr (kNormalized) {
-                // Those of the step before have had time to come.
-                if (i > 0) add_moments(moments);
-                add_step(moments, shared + stage * kStageA + first_row * 128);
-            }
             // The step before this one has been multiplied when only this one is under way.
             wgmma_wait<1>();
             if (i > 0) release((iteration + kStages - 1) % kStages);
-        }
-        if constexpr (kNormalized) {
-            add_moments(moments);
-            finish_moments(moments);
         }
         wgmma_wait<0>();
         release((iteration + kStages - 1) % kStages);
@@ -426,25 +339,21 @@ struct GemmWgmma {
             }
         }
     }
-    /// A unit's sums, of block m of rows, to its words of both rows.
-    __device__ static void finish(const Sum* sums, const Moments& moments, int m, const Operands& operands,
-                                  unsigned* words) {
+    /// A unit's sums to its words of both rows.
+    __device__ static void finish(const Sum* sums, const Operands& operands, unsigned* words) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             Columns y;
 #pragma unroll
-            for (int c = 0; c < kOwn; ++c) {
-                float x = static_cast<float>(sums[c / 2 * 4 + 2 * half + c % 2]);
-                if constexpr (kNormalized)
-                    x = moments.scale[m][half] * fmaf(-moments.mean[m][half], operands[half * kOwn + c][0], x);
-                y[c] = Epilogue::apply(x, operands[half * kOwn + c]);
-            }
+            for (int c = 0; c < kOwn; ++c)
+                y[c] =
+                    Epilogue::apply(static_cast<float>(sums[c / 2 * 4 + 2 * half + c % 2]), operands[half * kOwn + c]);
             words[half] = pack(y);
         }
     }
 
     /// A consumer's rows, chunk by chunk of columns, through shared memory; `count`: chunks so far.
-    __device__ void store(const Accumulators& sums, const Moments& moments, int& count, int group, Tile at) const {
+    __device__ void store(const Accumulators& sums, int& count, int group, Tile at) const {
         const bool leader = threadIdx.x % 128 == 0;
         // Lane l addresses row l % 8 (+ 8) of unit 0 or 1 of a block of 16 rows and 32 bytes; see Wgmma for its
         // elements.
@@ -484,7 +393,7 @@ struct GemmWgmma {
                                 set_operand(operands[unit], kResidual, half, v);
                             }
                         }
-                        finish(&sums[m][(first_unit + unit) * kUnitSums], moments, m, operands[unit], words + 2 * unit);
+                        finish(&sums[m][(first_unit + unit) * kUnitSums], operands[unit], words + 2 * unit);
                     }
                     stmatrix_x4(address, words);
                 }
@@ -531,10 +440,9 @@ struct GemmWgmma {
             } else {
                 at.row += group * kRows;
             }
-            Moments moments;
-            multiply(sums, moments, iteration, steps, group);
+            multiply(sums, iteration, steps, group);
             if (count == 0) pdl_wait();
-            store(sums, moments, count, group, at);
+            store(sums, count, group, at);
         }
         if (threadIdx.x % 128 == 0) store_wait_read<0>();
     }
@@ -554,9 +462,8 @@ struct GemmWgmma {
     __device__ void multiply_part() const {
         const int group = warp / 4;
         Accumulators sums;
-        Moments moments;
         int iteration = 0;
-        multiply(sums, moments, iteration, last_step() - first_step(), group);
+        multiply(sums, iteration, last_step() - first_step(), group);
         __syncwarp();
         cluster_wait();  // everyone's barriers are ready
 #pragma unroll
@@ -599,7 +506,7 @@ struct GemmWgmma {
                         y[3] += bits_as<Sum>(v.w);
                     }
                 unsigned words[2];
-                finish(x, moments, m, operands[j][m], words);
+                finish(x, operands[j][m], words);
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     const int r = row + 64 * m + 8 * half, c = column + kUnit * j;

@@ -24,8 +24,6 @@ struct GemmWgmmaParams {
     int channel_steps;  // ceil(C / step)
     int kernel_w, dilation_h, dilation_w;
     int out_h, out_w, stride_h, stride_w, pad_top, pad_left;
-    // Normalised rows
-    float k_inverse, epsilon;
 };
 
 }  // namespace planish

@@ -88,17 +88,6 @@ inline __device__ void send(unsigned address, Barrier barrier, unsigned rank, co
         "r"(bits_as<unsigned>(from[2])), "r"(bits_as<unsigned>(from[3]))
         : "memory");
 }
-/// What lies at `address` of this block's shared memory, in that of block `rank` of the cluster.
-inline __device__ float load_remote(unsigned address, unsigned rank) {
-    float v;
-    asm volatile(
-        "{ .reg .b32 at; mapa.shared::cluster.u32 at, %1, %2;\n"
-        "ld.shared::cluster.f32 %0, [at]; }"
-        : "=f"(v)
-        : "r"(address), "r"(rank)
-        : "memory");
-    return v;
-}
 inline __device__ float4 load_shared(unsigned address) {
     float4 v;
     asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
