@@ -103,6 +103,7 @@ class Expected {
             const double intermediate = std::max({std::fabs(y), std::fabs(value_), std::fabs(double{op.beta}),
                                                   op.bytes ? 255 * std::fabs(double{op.alpha}) : 0.0});
             tolerance_ = 1.5 * stretched + 8 * kEps * intermediate;
+            if (op.kind == PostOp::Kind::gelu_near) tolerance_ += kGeluNearError;
             value_ = y;
         }
     }

@@ -64,14 +64,14 @@ class StrassenTest : public ::testing::TestWithParam<Isa> {};
 
 TEST_P(StrassenTest, OddRowsAndColumnsWithoutANeighbour) {
     for (const int64_t m : {32, 33, 47, 65})
-        for (const int64_t n : {128, 130, 192, 251}) check_case({m, n, 128, 3, 5}, GetParam());
+        for (const int64_t n : {128, 192, 226, 251}) check_case({m, n, 128, 3, 5}, GetParam());
 }
 
 TEST_P(StrassenTest, ChunksOfKAndGroupsOfRows) {
     check_case({37, 160, 1056}, GetParam());
     check_case({41, 200, 1600, 0, 7}, GetParam());
     check_case({259, 140, 192}, GetParam());
-    check_case({515, 130, 960, 1, 0}, GetParam());
+    check_case({515, 226, 960, 1, 0}, GetParam());
 }
 
 TEST_P(StrassenTest, TransposedSource) {

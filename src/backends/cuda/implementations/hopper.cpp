@@ -150,7 +150,8 @@ double estimate(const Tile& tile, const Product& p, const EpilogueCode& epilogue
     constexpr double kCopyRate = 44;
     const double rate = 4096 / static_cast<double>(element_bytes(p));
     const double multiplied = static_cast<double>(step_of(p) * products_of(p)) / 4;
-    const double products = tile.m * tile.n * multiplied / rate / (tile.n >= 128 ? 0.92 : tile.n == 64 ? 0.7 : 0.45);
+    const double filled = tile.n >= 128 ? 0.92 : tile.n == 96 ? 0.8 : tile.n == 64 ? 0.7 : 0.45;
+    const double products = tile.m * tile.n * multiplied / rate / filled;
     const double copies = 128.0 * (tile.m + static_cast<double>(tile.n) / tile.cluster_m) / kCopyRate;
     // Blocks that share copies wait for one another.
     const double step = std::max(products, copies) * (tile.cluster_m > 1 ? 1.1 : 1);
@@ -190,6 +191,13 @@ std::vector<Tile> tiles(const Product& p, const Environment& environment) {
                               count * split > 2 * int64_t{environment.device.multiprocessors}))
                 continue;
             tile.split = split;
+            add(tile);
+        }
+        // Few rows read the weights again for every tile of them: neighbours share what comes of the L2 cache.
+        tile.split = 1;
+        for (const int cluster : {2, 4}) {
+            if (tile.n < 64 || p.m <= int64_t{tile.m} * cluster / 2) continue;
+            tile.cluster_m = cluster;
             add(tile);
         }
     }
