@@ -260,7 +260,8 @@ def test_quantised_models_from_elsewhere(tmp_path):
                 activation_type=activation,
                 weight_type=QuantType.QInt8,
             )
-            plan = planish.build(path, progress=False)
+            # Nothing is timed: on some processors the float depthwise kernel is as fast.
+            plan = planish.build(path, progress=False, optimization_level=2)
             assert all(row["passed"] for row in plan.report["verification"])
             kernels = [row["implementation"] for row in plan.report["layers"] if "Conv" in row["op"]]
             assert len(kernels) == 3
