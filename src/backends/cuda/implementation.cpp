@@ -1,10 +1,21 @@
 // Formats that many implementations share, and elements as device memory holds them.
 #include "backends/cuda/implementation.hpp"
 
+#include <algorithm>
+
 #include "base/small_float.hpp"
 #include "planish/error.hpp"
 
 namespace planish::cuda {
+
+void sort_by_estimate(std::vector<Tactic>& tactics) {
+    std::stable_sort(tactics.begin(), tactics.end(),
+                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+}
+
+bool is_read_as_float(DType dtype) {
+    return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
 
 Formats plain_formats(const RegionView& region, std::span<const Format>, const Environment& environment) {
     Formats formats;

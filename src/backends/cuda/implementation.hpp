@@ -49,6 +49,9 @@ struct Tactic {
     double seconds = 0;  ///< by the cost model; 0: not estimated
 };
 
+/// Least estimate first; equals keep their order.
+void sort_by_estimate(std::vector<Tactic>& tactics);
+
 /// A row of an op's implementation list, best first.
 ///
 /// Without measurements the region gets the tactic with the least estimate among those of the implementations that can
@@ -77,6 +80,9 @@ Formats plain_formats(const RegionView& region, std::span<const Format> availabl
 Formats following_formats(const RegionView& region, std::span<const Format> available, const Environment& environment);
 /// Input and output 0 channels-last where they have rank >= 3, all else plain: convolutions, pooling.
 Formats image_formats(const RegionView& region, std::span<const Format> available, const Environment& environment);
+
+/// Whether kernels that read an operand as it lies convert elements of this type themselves: f32, f16, bf16.
+bool is_read_as_float(DType dtype);
 
 /// `tensor` with its elements rounded to `dtype` (f32, f16, bf16; ties to even, overflow to infinity) and its axes
 /// moved from plain to `layout`. The dims stay logical.

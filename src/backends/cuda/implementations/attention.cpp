@@ -553,8 +553,7 @@ std::vector<Tactic> attention_tactics(const RegionView& region, const Environmen
         tactics.push_back({tile.name(), estimate(tile, problem, environment)});
     for (const WgmmaTile& tile : wgmma_tiles(problem, environment))
         tactics.push_back({tile.name(), estimate(tile, problem, environment)});
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     return tactics;
 }
 
@@ -601,8 +600,7 @@ std::vector<Tactic> simt_tactics(const RegionView& region, const Environment& en
         tactics.push_back(
             {fmt::format("r{}", rows), std::max(waves * alone, static_cast<double>(flops(problem)) / rate + alone)});
     }
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     return tactics;
 }
 

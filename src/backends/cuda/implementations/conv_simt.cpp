@@ -44,8 +44,7 @@ Formats simt_formats(const RegionView& region, std::span<const Format> available
     for (const int i : {problem.a, problem.b}) {
         const Format& from = available[static_cast<size_t>(i)];
         Format& to = formats.inputs[static_cast<size_t>(i)];
-        const bool is_float = from.dtype == DType::f32 || from.dtype == DType::f16 || from.dtype == DType::bf16;
-        if (!is_float || region.node().input(i)->is_constant()) continue;
+        if (!is_read_as_float(from.dtype) || region.node().input(i)->is_constant()) continue;
         to.dtype = from.dtype;
         if (problem.gather) to.layout = from.layout;
     }
@@ -91,8 +90,7 @@ std::vector<Tactic> simt_tactics(const RegionView& region, const Environment& en
         if (fits && (!narrow || tile.n == 32) && !low)
             tactics.push_back({tile.name(), estimate(tile, problem, environment)});
     }
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     // Where tensor cores multiply, too, the best one is worth the tuner's time.
     if (families::kMma.can_implement(region, environment) == Refusal::none) tactics.resize(1);
     return tactics;

@@ -85,9 +85,7 @@ Formats stem_formats(const RegionView& region, std::span<const Format> available
     Formats formats = image_formats(region, available, environment);
     const auto a = static_cast<size_t>(stem.product.a);
     const Format& from = available[a];
-    if ((from.dtype == DType::f32 || from.dtype == DType::f16 || from.dtype == DType::bf16) &&
-        !region.node().input(stem.product.a)->is_constant())
-        formats.inputs[a] = from;
+    if (is_read_as_float(from.dtype) && !region.node().input(stem.product.a)->is_constant()) formats.inputs[a] = from;
     set_epilogue_formats(formats, *product_epilogue(region, stem.product, environment));
     return formats;
 }
@@ -129,8 +127,7 @@ std::vector<Tactic> stem_tactics(const RegionView& region, const Environment& en
     std::vector<Tactic> tactics;
     for (const Tile& tile : tiles(stem, environment))
         tactics.push_back({tile.name(), estimate(stem, tile, environment)});
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     return tactics;
 }
 
@@ -144,7 +141,7 @@ Tensor pack_weights(const Stem& stem, DType dtype) {
     const auto from = weights.data<float>();
     size_t next = 0;
     for (int64_t n = 0; n < weights.dim(0); ++n) {
-        const int64_t j = n % 16 / 4, i = n % 4 / 2, place = n / 16 * 16 + 8 * i + 2 * j + n % 2;
+        const int64_t place = place_in_fours(n);
         for (int64_t c = 0; c < channels; ++c)
             for (int64_t y = 0; y < kernel_h; ++y)
                 for (int64_t x = 0; x < kernel_w; ++x)

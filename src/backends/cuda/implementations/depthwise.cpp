@@ -183,8 +183,7 @@ std::vector<Tactic> depthwise_tactics(const RegionView& region, const Environmen
     std::vector<Tactic> tactics;
     for (const Tile& tile : tiles(shape, environment.storage))
         tactics.push_back({tile.name(), estimate(shape, tile, environment)});
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     return tactics;
 }
 

@@ -210,8 +210,7 @@ std::vector<Tactic> product_tactics(const RegionView& region, const Environment&
     std::vector<Tactic> tactics;
     for (const Tile& tile : tiles(problem, environment))
         tactics.push_back({tile.name(), estimate(tile, problem, epilogue, environment)});
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     // The estimate is seldom off by more than these many places, and each costs a build its time.
     constexpr size_t kTimed = 12;
     if (tactics.size() > kTimed) tactics.resize(kTimed);

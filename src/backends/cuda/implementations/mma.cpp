@@ -103,8 +103,7 @@ Formats mma_formats(const RegionView& region, std::span<const Format> available,
     Formats formats =
         p.gather ? image_formats(region, available, environment) : plain_formats(region, available, environment);
     const Format& from = available[static_cast<size_t>(p.a)];
-    const bool is_read =
-        p.bytes.has_value() || from.dtype == DType::f32 || from.dtype == DType::f16 || from.dtype == DType::bf16;
+    const bool is_read = p.bytes.has_value() || is_read_as_float(from.dtype);
     if (problem.by_element && is_read && !region.node().input(p.a)->is_constant()) {
         Format& to = formats.inputs[static_cast<size_t>(p.a)];
         to.dtype = from.dtype;
@@ -227,8 +226,7 @@ std::vector<Tactic> mma_tactics(const RegionView& region, const Environment& env
     std::vector<Tactic> tactics;
     for (const Tile& tile : tiles(problem, environment))
         tactics.push_back({tile.name(problem), estimate(tile, problem, epilogue, environment)});
-    std::stable_sort(tactics.begin(), tactics.end(),
-                     [](const Tactic& a, const Tactic& b) { return a.seconds < b.seconds; });
+    sort_by_estimate(tactics);
     // Beside Hopper's own products the best few are worth the tuner's time.
     const size_t most = environment.arch.is_hopper() ? 3 : 8;
     if (tactics.size() > most) tactics.resize(most);

@@ -137,7 +137,7 @@ Tensor ordered(const Tensor& weights, const Product& p, const WeightOrder& order
         for (int64_t tap = 0; tap < taps; ++tap)
             for (int64_t c = 0; c < channels; ++c)
                 for (int64_t n = 0; n < p.n; ++n) {
-                    const int64_t place = order.fours ? n / 16 * 16 + n / 2 % 2 * 8 + n % 16 / 4 * 2 + n % 2 : n;
+                    const int64_t place = order.fours ? place_in_fours(n) : n;
                     const float x =
                         factor * from[static_cast<size_t>(i * p.k * p.n + n * stride_n + c * stride_channel + tap)];
                     to[static_cast<size_t>(i * depth * p.n + place * to_n + (tap * channels + c) * to_k)] =

@@ -91,13 +91,20 @@ void bind_columns(CudaKernel& kernel, Launch& launch, size_t offset, const Produ
 /// Why no kernel multiplies the region, whatever its size: another op or type, or a convolution's weights vary.
 Refusal check_product(const RegionView& region);
 
+/// The order of B's columns in which a lane of tensor cores has four neighbours of the output in its sums: column 4j +
+/// 2i
+/// + e of every 16 at place 8i + 2j + e.
+inline int64_t place_in_fours(int64_t column) {
+    return column / 16 * 16 + column / 2 % 2 * 8 + column % 16 / 4 * 2 + column % 2;
+}
+
 /// How the elements of a constant B lie for a kernel.
 struct WeightOrder {
     bool k_inner = false;  ///< [batch, n, k], else [batch, k, n]; k = tap, channel
     int64_t k = 0;         ///< elements along k, zeros behind those that there are
     double factor = 1;     ///< of every element
     bool tf32 = false;     ///< rounded to what tensor cores multiply
-    bool fours = false;    ///< column 4j + 2i + e of every 16 at place 8i + 2j + e: see kernels/gemm_wgmma.cuh
+    bool fours = false;    ///< columns by place_in_fours(): see kernels/gemm_wgmma.cuh
 };
 
 /// Adds the constant B in `dtype` to the kernel's constants, packed once for all programs of an engine. Its index.

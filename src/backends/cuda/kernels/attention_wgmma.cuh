@@ -27,10 +27,6 @@ template <typename T, int N>
 struct HeldWgmma;
 
 // clang-format off
-#define PLANISH_8(c, i) \
-    c(d[i]), c(d[(i) + 1]), c(d[(i) + 2]), c(d[(i) + 3]), c(d[(i) + 4]), c(d[(i) + 5]), c(d[(i) + 6]), c(d[(i) + 7])
-#define PLANISH_16(c, i) PLANISH_8(c, i), PLANISH_8(c, (i) + 8)
-#define PLANISH_32(c, i) PLANISH_16(c, i), PLANISH_16(c, (i) + 16)
 #define PLANISH_HELD(N, a0_, a1_, a2_, a3_, b_, types_)                                                              \
     template <typename T>                                                                                            \
     struct HeldWgmma<T, N> {                                                                                         \
@@ -49,9 +45,6 @@ PLANISH_HELD(128, "%64", "%65", "%66", "%67", "%68", "%69");
 PLANISH_HELD(192, "%96", "%97", "%98", "%99", "%100", "%101");
 PLANISH_HELD(256, "%128", "%129", "%130", "%131", "%132", "%133");
 // clang-format on
-#undef PLANISH_8
-#undef PLANISH_16
-#undef PLANISH_32
 #undef PLANISH_HELD
 
 /// Describes slabs of 64 columns (N, innermost, 128 bytes as copied with the 128-byte swizzle) and rows along K: the
@@ -71,24 +64,6 @@ template <int N>
 inline __device__ void hold(unsigned (&x)[N][4]) {
 #pragma unroll
     for (int i = 0; i < 4 * N; ++i) asm volatile("" : "+r"(x[i / 4][i % 4])::"memory");
-}
-
-inline __device__ void copy_tile(unsigned to, const void* map, Barrier barrier, int x, int y, int z, int w) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
-        "%6}], [%2];" ::"r"(to),
-        "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
-        : "memory");
-}
-inline __device__ void store_tile(const void* map, unsigned from, int x, int y, int z, int w) {
-    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
-                 "r"(from), "r"(x), "r"(y), "r"(z), "r"(w)
-                 : "memory");
-}
-
-/// This thread is one of those that named_barrier(id, threads) waits for, and goes on.
-inline __device__ void named_barrier_arrive(int id, int threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 }  // namespace attention_detail
@@ -174,7 +149,6 @@ struct AttentionWgmma {
 
     /// One thread.
     __device__ void load() const {
-        using attention_detail::copy_tile;
         int tiles = 0, blocks = 0;  // so far: stages and the parities of their barriers follow from them
         for (int index = static_cast<int>(blockIdx.x); index < p.tiles; index += static_cast<int>(gridDim.x), ++tiles) {
             const Tile t = tile(index);
@@ -224,7 +198,7 @@ struct AttentionWgmma {
         if constexpr (kConsumers > 1) named_barrier(1 + group, 256);
     }
     __device__ void pass_turn(int group) const {
-        if constexpr (kConsumers > 1) attention_detail::named_barrier_arrive(1 + (group + 1) % kConsumers, 256);
+        if constexpr (kConsumers > 1) named_barrier_arrive(1 + (group + 1) % kConsumers, 256);
     }
     __device__ void release(Barrier barrier) const {
         __syncwarp();

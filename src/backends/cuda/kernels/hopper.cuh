@@ -63,6 +63,10 @@ inline __device__ void barrier_wait(Barrier barrier, unsigned parity) {
 inline __device__ void named_barrier(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+/// This thread is one of those that named_barrier(id, threads) waits for, and goes on.
+inline __device__ void named_barrier_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // ---- Clusters -------------------------------------------------------------------------------------------------------
 
@@ -126,6 +130,13 @@ inline __device__ void copy_tile(unsigned to, const void* map, Barrier barrier, 
         "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
         : "memory");
 }
+inline __device__ void copy_tile(unsigned to, const void* map, Barrier barrier, int x, int y, int z, int w) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
+        "%6}], [%2];" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+        : "memory");
+}
 /// To the same offset in every block of the cluster whose bit is set in `blocks`; each one's own barrier, at the same
 /// offset as `barrier`, gets the bytes.
 inline __device__ void copy_tile_multicast(unsigned to, const void* map, Barrier barrier, unsigned blocks, int x,
@@ -166,6 +177,11 @@ inline __device__ void copy_im2col(unsigned to, const void* map, Barrier barrier
 inline __device__ void store_tile(const void* map, unsigned from, int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
                  "r"(from), "r"(x), "r"(y)
+                 : "memory");
+}
+inline __device__ void store_tile(const void* map, unsigned from, int x, int y, int z, int w) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
+                 "r"(from), "r"(x), "r"(y), "r"(z), "r"(w)
                  : "memory");
 }
 inline __device__ void store_commit() {
@@ -256,7 +272,7 @@ struct Wgmma;
     c(d[i]), c(d[(i) + 1]), c(d[(i) + 2]), c(d[(i) + 3]), c(d[(i) + 4]), c(d[(i) + 5]), c(d[(i) + 6]), c(d[(i) + 7])
 #define PLANISH_16(c, i) PLANISH_8(c, i), PLANISH_8(c, (i) + 8)
 #define PLANISH_32(c, i) PLANISH_16(c, i), PLANISH_16(c, (i) + 16)
-// A thread's sums of an instruction for N columns, as it names them and as operands.
+// A thread's sums of an instruction for N columns, as it names them and as operands. Other kernels' products use these, too.
 #define PLANISH_NAMES_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define PLANISH_NAMES_64 \
     PLANISH_NAMES_32 ", " \
@@ -306,9 +322,6 @@ PLANISH_PRODUCT(128, "%64", "%65", "%66", "%67", "%68");
 PLANISH_PRODUCT(192, "%96", "%97", "%98", "%99", "%100");
 PLANISH_PRODUCT(256, "%128", "%129", "%130", "%131", "%132");
 // clang-format on
-#undef PLANISH_8
-#undef PLANISH_16
-#undef PLANISH_32
 #undef PLANISH_MULTIPLY
 #undef PLANISH_PRODUCT
 
